@@ -1,0 +1,85 @@
+"""The flags every method shares.  A method's own ``Args`` subclasses one of these and adds or re-defaults fields."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ssl_bench.flags import flag
+
+
+@dataclass
+class Args:
+    """Names, short forms and defaults are TLlib's where TLlib had the flag (specs: section 1)."""
+
+    root: str | None = flag(None, "folder of the data set", group="data", positional=True, identity=False)
+    data: str = flag("Digits", "data set: a name, or package.module:Name", names=("-d",), group="data")
+    num_samples_per_class: int = flag(4, "labelled images per class", group="data", ge=1)
+    all_labeled: bool = flag(
+        False, "use every image of the labelled pool as labelled (default for a labelled/ unlabelled/ test/ folder)", group="data"
+    )
+    download: bool = flag(True, "fetch the data set if it is missing", group="data", identity=False)
+    skip_broken: bool = flag(False, "leave unreadable images out, and count them", group="data")
+    workers: int = flag(
+        4, "processes that decode files; 0: in the main process", names=("-j",), group="data", ge=0, identity=False
+    )
+
+    image_size: int = flag(224, "side of the square network input, pixels", group="augmentation", ge=1)
+    train_resizing: str = flag(
+        "default", "training crop: random resized crop, or padded crop then resize", group="augmentation", choices=("default", "cifar")
+    )
+    val_resizing: str = flag(
+        "default", "evaluation: resize to 8/7 and centre crop, or resize only", group="augmentation", choices=("default", "cifar")
+    )
+    norm_mean: tuple[float, ...] = flag((0.485, 0.456, 0.406), "channel means, of 1", group="augmentation", many=3)
+    norm_std: tuple[float, ...] = flag((0.229, 0.224, 0.225), "channel deviations, of 1", group="augmentation", many=3, gt=0)
+    auto_augment: str = flag("rand-m10-n2-mstd2", "timm policy of the strong view; '' for none", group="augmentation")
+    hflip: float = flag(0.5, "probability of a horizontal flip", group="augmentation", ge=0, le=1)
+    color_jitter: float = flag(0.0, "colour jitter of the strong view, factor range 1 +- this", group="augmentation", ge=0, le=1)
+    erasing: float = flag(0.0, "probability of random erasing in the strong view", group="augmentation", ge=0, le=1)
+    cutout: float = flag(0.0, "Cutout in the strong view: side as a fraction of the image", group="augmentation", ge=0, le=1)
+
+    arch: str = flag("resnet50", "backbone: any timm model name", names=("-a",), group="model")
+    model_kwargs: tuple[str, ...] = flag((), "key=value pairs handed to timm.create_model", group="model")
+    bottleneck_dim: int = flag(1024, "width of the bottleneck; 0: head directly on the features", group="model", ge=0)
+    pool: bool = flag(True, "pool the feature map; without: class token, or flattened map", group="model")
+    scratch: bool = flag(False, "random initial weights instead of ImageNet's", group="model")
+    pretrained_backbone: str | None = flag(None, "file with backbone weights (flat state dict)", group="model")
+    finetune: bool = flag(False, "backbone learning rate x 0.1", group="model")
+
+    batch_size: int = flag(32, "labelled images a step, over all processes", names=("-b",), group="optimisation", ge=1)
+    mu: int = flag(1, "unlabelled images per labelled image in a batch", group="optimisation", ge=1)
+    optimizer: str = flag("sgd", "SGD with Nesterov momentum 0.9, or AdamW", group="optimisation", choices=("sgd", "adamw"))
+    lr: float = flag(0.003, "learning rate of the head", names=("--learning-rate",), group="optimisation", gt=0)
+    lr_scheduler: str = flag(
+        "exp", "(1 + gamma k)^-decay, or cos(7 pi k / 16 K); k: step of K", group="optimisation", choices=("exp", "cos", "constant")
+    )
+    lr_gamma: float = flag(0.0004, "gamma of the exp schedule, 1/step", group="optimisation", ge=0)
+    lr_decay: float = flag(0.75, "exponent of the exp schedule", group="optimisation", ge=0)
+    lr_warmup_epochs: float = flag(0.0, "linear warm-up of the learning rate, epochs", group="optimisation", ge=0)
+    wd: float = flag(5e-4, "weight decay on every parameter", names=("--weight-decay",), group="optimisation", ge=0)
+    clip_grad: float = flag(0.0, "gradient norm is clipped to this; 0: not", group="optimisation", ge=0)
+    accumulate: int = flag(1, "micro-batches a step (less memory, same batch size)", group="optimisation", ge=1)
+    epochs: int = flag(20, "epochs; one is --iters-per-epoch steps, then an evaluation", group="optimisation", ge=1)
+    iters_per_epoch: int = flag(500, "steps an epoch", names=("-i",), group="optimisation", ge=1)
+    precision: str = flag("fp32", "arithmetic of the forward pass", group="optimisation", choices=("fp32", "bf16", "fp16"))
+    compile: bool = flag(False, "torch.compile the networks", group="optimisation")
+
+    seed: int = flag(0, "seed of split, order, augmentation and initial weights", group="run", ge=0, le=2**32 - 1)
+    log: str = flag("runs", "folder under which the run folder is made", group="run", identity=False)
+    phase: str = flag("train", "train, or evaluate a checkpoint", group="run", choices=("train", "test"), identity=False)
+    resume: str | None = flag(
+        None, "test phase: weights to evaluate: best (default), latest or a file", group="run", identity=False
+    )
+    recipe: str = flag("default", "recipe name, a YAML file, or none", group="run", identity=False)
+    device: str = flag("auto", "cpu, cuda, cuda:1, mps; auto takes the best there is", group="run", identity=False)
+    print_freq: int = flag(100, "steps between progress lines", names=("-p",), group="run", ge=1, identity=False)
+    checkpoint_freq: int = flag(0, "steps between checkpoints; 0: one an epoch", group="run", ge=0, identity=False)
+    tensorboard: bool = flag(False, "also write TensorBoard event files (extra [tensorboard])", group="run", identity=False)
+    dry_run: bool = flag(False, "print the resolved arguments as JSON and stop", group="run", identity=False)
+
+
+@dataclass
+class TwoViewArgs(Args):
+    """Adds TLlib's supervised term on a strong view of the labelled images."""
+
+    trade_off_cls_strong: float = flag(0.1, "weight of cross-entropy on strongly augmented labelled images", ge=0)
