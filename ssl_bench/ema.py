@@ -1,0 +1,52 @@
+"""An exponential moving average of a network, updated in one fused call."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class EMATeacher(nn.Module):
+    """A gradient-free copy of `student` that follows it: theta' <- decay theta' + (1 - decay) theta, buffers included.
+
+    mode: ``train`` (batch statistics and dropout in its forward, as Mean Teacher's paper) or ``eval``.  The mode is fixed
+    while training: ``method.train()`` does not change it, ``method.eval()`` always means eval.
+    Source: Mean Teacher (arXiv:1703.01780) eq. 1; buffers (BatchNorm statistics) are averaged too, so that the teacher
+    can be evaluated.
+    """
+
+    def __init__(self, student: nn.Module, mode: str) -> None:
+        super().__init__()
+        if mode not in ("train", "eval"):
+            raise ValueError(f"mode must be train or eval, got {mode!r}")
+        self.mode = mode
+        self.model = copy.deepcopy(student).requires_grad_(False)
+        self.train()
+
+    def train(self, mode: bool = True) -> EMATeacher:
+        return super().train(mode and self.mode == "train")
+
+    def forward(self, x: Tensor) -> Any:
+        return self.model(x)
+
+    @torch.no_grad()
+    def update(self, student: nn.Module, decay: float) -> None:
+        """One step towards `student`; decay in [0, 1]: 0 copies it.  Integer buffers are copied."""
+        theirs = [*self.model.parameters(), *self.model.buffers()]
+        ours = [*student.parameters(), *student.buffers()]
+        averaged = [pair for pair in zip(theirs, ours, strict=True) if pair[0].is_floating_point()]
+        copied = [pair for pair in zip(theirs, ours, strict=True) if not pair[0].is_floating_point()]
+        torch._foreach_lerp_([pair[0] for pair in averaged], [pair[1] for pair in averaged], 1 - decay)
+        if copied:
+            torch._foreach_copy_([pair[0] for pair in copied], [pair[1] for pair in copied])
+
+
+def capped_decay(updates: int, decay: float) -> float:
+    """min(decay, 1 - 1/t) for the t-th update, t >= 1: the first update copies the student, then a true mean until the cap.
+
+    Source: Mean Teacher's code and TLlib: reaches 0.999 at t = 1000.
+    """
+    return min(decay, 1 - 1 / updates)

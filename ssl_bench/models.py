@@ -1,0 +1,134 @@
+"""Networks: a timm backbone, TLlib's bottleneck, a linear head; and their parameter groups."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ssl_bench.flags import nearest
+from ssl_bench.weights import load_backbone
+
+# TLlib loads torchvision's first ImageNet weights for these names; timm's default for the same name is another training.
+TORCHVISION_V1 = frozenset(
+    "resnet18 resnet34 resnet50 resnet101 resnet152 resnext50_32x4d resnext101_32x8d wide_resnet50_2 wide_resnet101_2".split()
+)
+
+
+class Classifier(nn.Module):
+    """backbone -> pool (no parameters) -> bottleneck -> head.  State-dict names are TLlib's: ``backbone.* bottleneck.{0,1}.* head.*``."""
+
+    def __init__(self, backbone: nn.Module, feature_dim: int, num_classes: int, bottleneck_dim: int, pool: bool = True) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.pool = nn.Identity() if pool else Unpooled()  # outside the backbone, whose state-dict names it would change
+        self.bottleneck = bottleneck(feature_dim, bottleneck_dim) if bottleneck_dim else nn.Identity()
+        self.head = nn.Linear(bottleneck_dim or feature_dim, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (B, 3, S, S) normalised float -> logits (B, C)."""
+        return self.head(self.bottleneck(self.pool(self.backbone(x))))
+
+
+def bottleneck(feature_dim: int, width: int) -> nn.Sequential:
+    """Linear, BatchNorm, ReLU, Dropout(0.5); weights N(0, 0.005), bias 0.1, as TLlib.  Needs >= 2 images a training forward."""
+    linear = nn.Linear(feature_dim, width)
+    nn.init.normal_(linear.weight, 0, 0.005)
+    nn.init.constant_(linear.bias, 0.1)
+    return nn.Sequential(linear, nn.BatchNorm1d(width), nn.ReLU(), nn.Dropout(0.5))
+
+
+def build_classifier(
+    arch: str,
+    num_classes: int,
+    image_size: int,
+    *,
+    bottleneck_dim: int = 1024,
+    pool: bool = True,
+    model_kwargs: Sequence[str] = (),
+    pretrained: bool = False,
+    pretrained_backbone: str | None = None,
+) -> Classifier:
+    """A fresh classifier for (B, 3, image_size, image_size) inputs.
+
+    arch: a timm name.  pool: False gives the class token (or the flattened map of a CNN), as TLlib's ``--no-pool``.
+    model_kwargs: ``key=value`` for timm.create_model.  pretrained: ImageNet weights through timm (network needed once).
+    Raises ValueError (unknown arch, kwargs the network refuses, wrong image size), OSError (weights not to be had).
+    """
+    backbone = _backbone(arch, image_size, pool, model_kwargs, pretrained)
+    if pretrained_backbone is not None:
+        report = load_backbone(backbone, pretrained_backbone)
+        print(f"{pretrained_backbone}: {report}")
+    backbone.eval()
+    with torch.no_grad():
+        try:
+            features = backbone(torch.zeros(1, 3, image_size, image_size))
+            feature_dim = (features if pool else Unpooled()(features)).shape[1]
+        except (RuntimeError, AssertionError, ValueError, IndexError) as error:
+            raise ValueError(
+                f"--arch {arch} does not take {image_size}x{image_size} images ({' '.join(str(error).split())[:160]}); change --image-size "
+                "or --model-kwargs"
+            ) from None
+    return Classifier(backbone.train(), feature_dim, num_classes, bottleneck_dim, pool)
+
+
+def check_arch(arch: str) -> None:
+    """ValueError with the nearest names when timm knows no `arch`."""
+    import timm
+
+    if not timm.is_model(arch):
+        raise ValueError(nearest(arch, timm.list_models(), "--arch") + " (any timm model)")
+
+
+def _backbone(arch: str, image_size: int, pool: bool, model_kwargs: Sequence[str], pretrained: bool) -> nn.Module:
+    import timm
+
+    check_arch(arch)
+    kwargs = parse_model_kwargs(model_kwargs)
+    if getattr(timm.get_pretrained_cfg(arch), "fixed_input_size", False):
+        kwargs.setdefault("img_size", image_size)
+    if not pool:
+        kwargs.setdefault("global_pool", "")
+    name = f"{arch}.tv_in1k" if pretrained and arch in TORCHVISION_V1 else arch
+    try:
+        network = timm.create_model(name, pretrained=pretrained, num_classes=0, **kwargs)
+    except TypeError as error:
+        raise ValueError(f"--arch {arch} refuses its arguments {kwargs}: {error}") from None
+    except (OSError, RuntimeError) as error:
+        if not pretrained:
+            raise
+        reason = " ".join(str(error).split())[:160]
+        raise OSError(
+            f"ImageNet weights of {name} could not be loaded ({reason}); give --pretrained-backbone FILE, or --scratch for random weights"
+        ) from None
+    return network
+
+
+class Unpooled(nn.Module):
+    """(B, N, D) tokens -> the first (class) token (B, D); (B, C, H, W) maps -> (B, C*H*W)."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features[:, 0] if features.ndim == 3 else features.flatten(1)
+
+
+def parse_model_kwargs(pairs: Sequence[str]) -> dict[str, Any]:
+    """``["patch_size=2", "act_layer=gelu"]`` -> {"patch_size": 2, "act_layer": "gelu"}; ValueError names a bad pair."""
+    result = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key.isidentifier():
+            raise ValueError(f"--model-kwargs takes key=value pairs, got {pair!r}")
+        try:
+            result[key] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            result[key] = value
+    return result
+
+
+def parameter_groups(model: Classifier, finetune: bool) -> list[dict[str, Any]]:
+    """Backbone, bottleneck, head; ``lr_scale`` is 0.1 for the backbone when fine-tuning, else 1.  Empty groups are left out."""
+    parts = [(model.backbone, 0.1 if finetune else 1.0), (model.bottleneck, 1.0), (model.head, 1.0)]
+    return [{"params": list(part.parameters()), "lr_scale": scale} for part, scale in parts if any(True for _ in part.parameters())]

@@ -1,0 +1,35 @@
+"""Schedules as functions of the step or epoch, so there is nothing to checkpoint."""
+
+from __future__ import annotations
+
+import math
+
+
+def learning_rate(
+    step: int, *, scheduler: str, total_steps: int, gamma: float = 0.0, decay: float = 0.0, warmup_steps: float = 0.0
+) -> float:
+    """Multiplier of the base learning rate at `step` (from 0).
+
+    ``exp``: (1 + gamma k)^-decay; ``cos``: max(0, cos(7 pi k / (16 K))); ``constant``: 1 (TLlib's two, per step).
+    Before `warmup_steps` the multiplier is also ramped linearly: (k + 1) / (warmup_steps + 1).
+    """
+    if scheduler == "exp":
+        factor = (1 + gamma * step) ** -decay
+    elif scheduler == "cos":
+        factor = max(0.0, math.cos(7 * math.pi / 16 * step / total_steps))
+    elif scheduler == "constant":
+        factor = 1.0
+    else:
+        raise ValueError(f"unknown scheduler {scheduler!r}: exp, cos or constant")
+    return factor * min(1.0, (step + 1) / (warmup_steps + 1))
+
+
+def sigmoid_ramp(epoch: float, length: float) -> float:
+    """exp(-5 (1 - clip(epoch / length, 0, 1))^2), 1 when length is 0: from 0.0067 up to 1.
+
+    Source: Temporal Ensembling (arXiv:1610.02242) section 2.2; Mean Teacher (arXiv:1703.01780) section 3.
+    """
+    if length == 0:
+        return 1.0
+    progress = min(max(epoch / length, 0.0), 1.0)
+    return math.exp(-5 * (1 - progress) ** 2)

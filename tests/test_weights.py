@@ -1,0 +1,275 @@
+"""Weights from files: TLlib's checkpoints load, foreign, broken and malicious files are refused by name."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from ssl_bench.models import Classifier, bottleneck, build_classifier
+from ssl_bench.weights import load_backbone, load_classifier, read_tensors, read_weights
+
+
+class Backbone(nn.Module):
+    """A stand-in with torchvision's habits: dotted names and BatchNorm counters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 4, 3, padding=1)
+        self.bn1 = nn.BatchNorm2d(4)
+        self.layer1 = nn.Sequential(nn.Conv2d(4, 6, 3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer1(self.bn1(self.conv1(x))).mean(dim=(2, 3))
+
+
+def network(seed: int = 0) -> Classifier:
+    torch.manual_seed(seed)
+    return Classifier(Backbone(), 6, 5, 8)
+
+
+def equal(a: nn.Module, b: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(tensor, b[name]) for name, tensor in a.state_dict().items())
+
+
+def one_line(error: type[Exception], path, action) -> str:
+    with pytest.raises(error) as caught:
+        action()
+    text = str(caught.value)
+    assert str(path) in text and "\n" not in text and len(text) < 400 + len(str(path))
+    return text
+
+
+# ---- whole classifiers -----------------------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_round_trips(tmp_path):
+    torch.save(network(1).state_dict(), tmp_path / "latest.pth")
+    model = network(2)
+    load_classifier(model, str(tmp_path / "latest.pth"))
+    assert equal(model, network(1).state_dict())
+
+
+def test_a_tllib_checkpoint_loads_although_its_backbone_kept_the_classifier(tmp_path):
+    """TLlib's ResNet keeps torchvision's unused 1000-way fc, so its files carry backbone.fc.*."""
+    path = tmp_path / "best.pth"
+    torch.manual_seed(1)
+    theirs = Classifier(__import__("torchvision").models.resnet18(weights=None), 1000, 5, 16)
+    theirs.bottleneck = bottleneck(512, 16)
+    torch.save(theirs.state_dict(), path)
+    assert "backbone.fc.weight" in theirs.state_dict()
+    ours = build_classifier("resnet18", 5, 32, bottleneck_dim=16)
+    load_classifier(ours, str(path))
+    assert equal(ours, theirs.state_dict())
+    theirs.backbone.fc = nn.Identity()
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.allclose(ours.eval()(x), theirs.eval()(x), atol=1e-5), "the same function, not only the same names"
+
+
+@pytest.mark.parametrize("change", ["missing", "extra", "shape", "other classes"])
+def test_a_foreign_checkpoint_is_refused(tmp_path, change):
+    path = tmp_path / "foreign.pth"
+    state = dict(network(1).state_dict())
+    if change == "missing":
+        del state["bottleneck.1.running_var"]
+    elif change == "extra":
+        state["projector.weight"] = torch.zeros(3)
+    elif change == "shape":
+        state["backbone.conv1.weight"] = torch.zeros(4, 3, 5, 5)
+    else:
+        state["head.weight"] = torch.zeros(7, 8)
+    torch.save(state, path)
+    named = {"missing": "running_var", "extra": "projector", "shape": "conv1", "other classes": "head.weight"}[change]
+    assert named in one_line(ValueError, path, lambda: load_classifier(network(), str(path)))
+
+
+def test_a_whole_other_network_is_refused_in_one_short_line(tmp_path):
+    path = tmp_path / "other.pth"
+    torch.save({f"layer{i}.weight": torch.zeros(1) for i in range(300)}, path)
+    assert "belongs to another network" in one_line(ValueError, path, lambda: load_classifier(network(), str(path)))
+
+
+# ---- backbones -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("classifier", ["", "fc", "head", "classifier"])
+def test_backbone_file_with_or_without_a_classifier(tmp_path, classifier):
+    path = str(tmp_path / "backbone.pth")
+    state = dict(network(1).backbone.state_dict())
+    if classifier:
+        state |= {f"{classifier}.weight": torch.zeros(1000, 6), f"{classifier}.bias": torch.zeros(1000)}
+    torch.save(state, path)
+    model = network(2)
+    report = load_backbone(model.backbone, path)
+    assert equal(model.backbone, state)
+    total = len(model.backbone.state_dict())
+    assert report == f"{total} of {total} backbone tensors loaded"
+
+
+def test_backbone_file_of_old_torchvision_without_counters(tmp_path):
+    path = str(tmp_path / "old.pth")
+    state = {
+        key: value for key, value in network(1).backbone.state_dict().items() if not key.endswith("num_batches_tracked")
+    }
+    torch.save(state, path)
+    model = network(2)
+    assert load_backbone(model.backbone, path) == f"{len(state)} of {len(state) + 1} backbone tensors loaded"
+    assert torch.equal(model.backbone.conv1.weight, state["conv1.weight"])
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (
+            lambda state: {f"module.encoder_q.{key}": value for key, value in state.items()},
+            "'module.encoder_q.conv1.weight'",
+        ),
+        (
+            lambda state: {key: value for key, value in state.items() if key != "layer1.0.bias"},
+            "1 keys missing, the first is 'layer1.0.bias'",
+        ),
+        (
+            lambda state: state | {"bn1.running_mean": torch.zeros(5)},
+            "1 keys differently shaped, the first is 'bn1.running_mean'",
+        ),
+        (lambda state: state | {"layer9.weight": torch.zeros(5)}, "1 keys unknown, the first is 'layer9.weight'"),
+        (lambda state: {"fc.weight": torch.zeros(2, 2)}, "missing"),
+    ],
+)
+def test_a_wrong_backbone_file_is_refused_and_touches_nothing(tmp_path, change, says):
+    path = tmp_path / "wrong.pth"
+    torch.save(change(dict(network(1).backbone.state_dict())), path)
+    model = network(2)
+    assert says in one_line(ValueError, path, lambda: load_backbone(model.backbone, str(path)))
+    assert equal(model, network(2).state_dict())
+
+
+def test_building_with_a_backbone_file_says_what_fitted(tmp_path, capsys):
+    path = tmp_path / "backbone.pth"
+    torch.manual_seed(5)
+    source = build_classifier("test_resnet", 3, 32, bottleneck_dim=4).backbone.state_dict()
+    torch.save(source, path)
+    built = build_classifier("test_resnet", 9, 32, bottleneck_dim=4, pretrained_backbone=str(path))
+    assert equal(built.backbone, source)
+    assert f"{path}: {len(source)} of {len(source)} backbone tensors loaded" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("pool", [True, False])
+def test_a_backbone_file_fits_with_and_without_pooling(tmp_path, pool):
+    """--no-pool changes what is done with the features, not the weights of the backbone."""
+    path = tmp_path / "backbone.pth"
+    torch.manual_seed(5)
+    source = build_classifier("test_resnet", 3, 32, bottleneck_dim=4).backbone.state_dict()
+    torch.save(source, path)
+    built = build_classifier("test_resnet", 3, 32, bottleneck_dim=4, pool=pool, pretrained_backbone=str(path))
+    assert sum(
+        torch.equal(a, b) for a, b in zip(built.backbone.state_dict().values(), source.values(), strict=True)
+    ) == len(source)
+
+
+# ---- broken and malicious files --------------------------------------------------------------------------------------
+
+
+def test_missing_file_and_folder(tmp_path):
+    for path in (tmp_path / "gone.pth", tmp_path):
+        one_line(FileNotFoundError, path, lambda path=path: read_weights(path))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\x80", b"not a checkpoint\n", b"PK\x03\x04", b"<html>404</html>", bytes(4096), b"\x80\x02}q\x00."],
+)
+def test_files_that_are_no_checkpoint(tmp_path, content):
+    path = tmp_path / "strange.pth"
+    path.write_bytes(content)
+    one_line(ValueError, path, lambda: read_weights(path))
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [{}, [], torch.zeros(3), {"state_dict": {"a": torch.zeros(1)}}, {"a": torch.zeros(1), "epoch": 3}, "text"],
+    ids=["empty", "list", "tensor", "nested", "mixed", "text"],
+)
+def test_what_is_no_flat_state_dict_is_refused(tmp_path, tree):
+    path = tmp_path / "tree.pth"
+    torch.save(tree, path)
+    assert "flat state dict" in one_line(ValueError, path, lambda: read_weights(path))
+    read_tensors(path)  # readable, only not weights
+
+
+@pytest.fixture(scope="module", params=["zip", "legacy"])
+def good_file(request, tmp_path_factory):
+    path = tmp_path_factory.mktemp("good") / "good.pth"
+    torch.save(network(1).state_dict(), path, _use_new_zipfile_serialization=request.param == "zip")
+    return path
+
+
+def test_both_file_formats_load(good_file):
+    model = network(2)
+    load_classifier(model, str(good_file))
+    assert equal(model, network(1).state_dict())
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99, 0.999])
+def test_a_truncated_file_is_refused(good_file, tmp_path, fraction):
+    content = good_file.read_bytes()
+    path = tmp_path / "cut.pth"
+    path.write_bytes(content[: int(len(content) * fraction)])
+    one_line(ValueError, path, lambda: read_weights(path))
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    cut=st.floats(0, 1), flips=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 255)), max_size=4)
+)
+def test_a_damaged_file_never_raises_anything_else(good_file, tmp_path, cut, flips):
+    content = bytearray(good_file.read_bytes())
+    for place, change in flips:
+        # most of a small file is padding: damage its beginning and its end, where the structure is
+        content[int(place * 2000) if place < 0.5 else -1 - int((place - 0.5) * 2000)] ^= change
+    path = tmp_path / "damaged.pth"
+    path.write_bytes(bytes(content[: int(len(content) * cut)] if cut < 0.5 else content))
+    try:
+        read_weights(path)
+    except (ValueError, OSError) as error:
+        assert str(path) in str(error) and "\n" not in str(error)
+
+
+class Bomb:
+    def __init__(self, target: str) -> None:
+        self.target = target
+
+    def __reduce__(self):
+        return os.mkdir, (self.target,)
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("form", ["torch", "legacy", "pickle", "nested"])
+def test_a_pickle_bomb_is_refused_and_never_goes_off(tmp_path, form):
+    path, crater = tmp_path / "bomb.pth", tmp_path / "crater"
+    bomb = {"weight": torch.zeros(2), "x": Bomb(str(crater))}
+    if form == "pickle":
+        path.write_bytes(pickle.dumps(Bomb(str(crater))))
+    else:
+        torch.save(
+            {"deep": [bomb]} if form == "nested" else bomb, path, _use_new_zipfile_serialization=form != "legacy"
+        )
+    for action in (
+        read_tensors,
+        read_weights,
+        lambda p: load_classifier(network(), str(p)),
+        lambda p: load_backbone(Backbone(), str(p)),
+    ):
+        assert "refused" in one_line(ValueError, path, lambda action=action: action(path))
+    assert not crater.exists()
+    if form == "torch":
+        assert zipfile.is_zipfile(path)
+        torch.load(path, weights_only=False)
+        assert crater.exists(), "the bomb is live: without weights_only it does go off"
