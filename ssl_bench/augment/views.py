@@ -1,0 +1,213 @@
+"""One recipe for turning uint8 images into network inputs: crop, flip, colour, policy, normalise, erase."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ssl_bench.augment import erasing, geometry
+from ssl_bench.augment.colour import JITTER, draw_jitter
+from ssl_bench.augment.draws import Draws, send, uniform
+from ssl_bench.augment.geometry import Size
+from ssl_bench.augment.layers import apply_layers
+from ssl_bench.augment.randaugment import Policy, apply_policy, draw_policy, parse_policy
+
+Crop = Literal["resized", "padded", "center", "resize"]
+
+
+@dataclass(frozen=True)
+class View:
+    """A view is drawn for n samples, then applied in two halves: `crop` needs the original size, `finish` does not.
+
+    crop_mode: "resized" random resized crop (bilinear); "padded" random crop of a reflected border, then resize;
+    "center" resize to 8/7 of image_size and centre crop; "resize" resize only (the last three bicubic).
+    Draws are made on the host and are the same whatever the device.  Build one with `build_view`.
+    """
+
+    image_size: int
+    crop_mode: Crop
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    hflip: float = 0.0
+    jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)  # brightness, contrast, saturation, hue
+    policy: Policy | None = None
+    erasing: float = 0.0
+    erasing_mode: Literal["pixel", "const"] = "pixel"
+    cutout: float = 0.0
+
+    @property
+    def fill(self) -> tuple[int, ...]:
+        """Colour of what affine operations uncover: the mean, in levels."""
+        return tuple(round(255 * m) for m in self.mean)
+
+    def draw(self, n: int, size: Size, generator: torch.Generator) -> Draws:
+        """Draw both halves for n images.  size: (height, width), or (n, 2) int64; generator: on the CPU."""
+        box = self.draw_crop(n, size, generator).box
+        return self._draw_finish(n, generator, box)
+
+    def draw_crop(self, n: int, size: Size, generator: torch.Generator) -> Draws:
+        """Draw what `crop` needs."""
+        if self.crop_mode == "resized":
+            return Draws(n, box=geometry.draw_resized_boxes(n, size, generator))
+        if self.crop_mode == "padded":
+            return Draws(n, box=geometry.draw_padded_boxes(n, size, generator))
+        return Draws(n)
+
+    def draw_finish(self, n: int, generator: torch.Generator) -> Draws:
+        """Draw what `finish` needs."""
+        return self._draw_finish(n, generator, None)
+
+    def _draw_finish(self, n: int, generator: torch.Generator, box: Tensor | None) -> Draws:
+        flip = uniform(n, 1, generator)[:, 0] < self.hflip if self.hflip > 0 else None
+        jitter = draw_jitter(n, self.jitter, generator) if any(self.jitter) else (None, None)
+        policy = draw_policy(self.policy, n, generator) if self.policy is not None else (None, None)
+        erase = erasing.draw_erasing(n, self.image_size, self.erasing, generator) if self.erasing > 0 else (None, None)
+        cutout = erasing.draw_cutout(n, self.image_size, self.cutout, generator) if self.cutout > 0 else None
+        return Draws(n, box, flip, *jitter, *policy, *erase, cutout)
+
+    def crop(self, x: Tensor, draws: Draws) -> Tensor:
+        """x: (B, C, H, W) uint8, C = 1 or 3.  Returns (B, C, S, S) uint8, S = image_size."""
+        _check(x, draws)
+        if self.crop_mode == "resized":
+            return geometry.crop_resize(x, _drawn(draws.box, "box"), self.image_size)
+        if self.crop_mode == "padded":
+            return geometry.resize(geometry.crop_reflect(x, _drawn(draws.box, "box")), self.image_size)
+        return geometry.resize_center(x, self._full, self.image_size)
+
+    def crop_one(self, image: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw for and crop one image (C, H, W) uint8 on the CPU -> (C, S, S); equal to `crop` of a batch of one."""
+        draws = self.draw_crop(1, tuple(image.shape[-2:]), generator)
+        _check(image[None], draws)
+        if self.crop_mode == "resized":
+            return geometry.crop_resize_image(image, draws.box[0], self.image_size)
+        if self.crop_mode == "padded":
+            cut = geometry.crop_reflect(image[None], draws.box)[0]
+            return geometry.resize_center_image(cut, self.image_size, self.image_size)
+        return geometry.resize_center_image(image, self._full, self.image_size)
+
+    @property
+    def _full(self) -> int:
+        return round(self.image_size * 256 / 224) if self.crop_mode == "center" else self.image_size
+
+    def finish(self, x: Tensor, draws: Draws) -> Tensor:
+        """x: (B, 3 or 1, S, S) uint8, unchanged.  Returns (B, 3, S, S) float32, normalised by (x / 255 - mean) /
+        std.
+        """
+        _check(x, draws)
+        x = x.expand(-1, 3, -1, -1)
+        if self.hflip > 0:
+            x = geometry.flip_some(x, _drawn(draws.flip, "flip"))
+        if any(self.jitter):
+            x = apply_layers(x, _drawn(draws.jitter_op, "jitter"), draws.jitter_value, JITTER)
+        if self.policy is not None:
+            x = apply_policy(x, _drawn(draws.policy_op, "policy"), draws.policy_value, self.fill)
+        out = self.normalise(x)
+        if self.erasing > 0 and self.erasing_mode == "pixel":
+            erasing.fill_noise(out, _drawn(draws.erase, "erase"), draws.erase_seed)
+        elif self.erasing > 0:
+            erasing.blank(out, _drawn(draws.erase, "erase"))
+        if self.cutout > 0:
+            erasing.blank(out, _drawn(draws.cutout, "cutout"))
+        return out
+
+    def normalise(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W) uint8 -> float32, in torchvision's order of operations (ToTensor, Normalize), hence equal to
+        it.
+        """
+        mean, std = _constants(self.mean, self.std, x.device)
+        return x.to(torch.float32, memory_format=torch.contiguous_format).div_(255).sub_(mean).div_(std)
+
+    def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw for and apply to a batch: (B, C, H, W) uint8 -> (B, 3, S, S) float32."""
+        draws = self.draw(len(x), tuple(x.shape[-2:]), generator)
+        return self.finish(self.crop(x, draws), draws)
+
+
+def build_view(
+    name: Literal["weak", "strong", "test"],
+    *,
+    image_size: int,
+    resizing: Literal["default", "cifar"],
+    mean: Sequence[float],
+    std: Sequence[float],
+    policy: str = "",
+    hflip: float = 0.5,
+    color_jitter: float | Sequence[float] = 0.0,
+    erasing: float = 0.0,
+    erasing_mode: Literal["pixel", "const"] = "pixel",
+    cutout: float = 0.0,
+) -> View:
+    """A view of TLlib's presets at any size.
+
+    resizing: "default" random resized crop, at test time resize to 256/224 of image_size and centre crop; "cifar"
+    padded random crop, at test time resize only.  weak = crop, flip; strong = crop, flip, colour jitter, policy,
+    erasing, Cutout.
+    mean, std: of levels scaled to 0..1, per channel; policy: timm's string; hflip, erasing: probabilities;
+    color_jitter: s for factors in 1 - s..1 + s of brightness, contrast and saturation, or three or four strengths (the
+    fourth is hue, at most 0.5); cutout: side as a share of the image's.  weak and test ignore all from `policy` on but
+    hflip.
+    Raises ValueError for an unknown name, preset or policy and values out of range.
+    """
+    modes: dict[tuple[str, bool], Crop] = {
+        ("default", True): "resized",
+        ("default", False): "center",
+        ("cifar", True): "padded",
+        ("cifar", False): "resize",
+    }
+    if name not in ("weak", "strong", "test"):
+        raise ValueError(f"unknown view {name!r}: use weak, strong or test")
+    if (resizing, True) not in modes:
+        raise ValueError(f"unknown resizing {resizing!r}: use default or cifar")
+    if erasing_mode not in ("pixel", "const"):
+        raise ValueError(f"unknown erasing mode {erasing_mode!r}: use pixel or const")
+    if image_size < 1:
+        raise ValueError(f"image_size is {image_size}: use 1 or more")
+    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+        raise ValueError(f"mean {tuple(mean)}, std {tuple(std)}: give three numbers each, std above 0")
+    for label, share in (("hflip", hflip), ("erasing", erasing), ("cutout", cutout)):
+        if not 0 <= share <= 1:
+            raise ValueError(f"{label} is {share}: use 0..1")
+    common = {"image_size": image_size, "mean": tuple(map(float, mean)), "std": tuple(map(float, std))}
+    if name == "test":
+        return View(crop_mode=modes[resizing, False], **common)
+    if name == "weak":
+        return View(crop_mode=modes[resizing, True], hflip=hflip, **common)
+    return View(
+        crop_mode=modes[resizing, True],
+        hflip=hflip,
+        jitter=_strengths(color_jitter),
+        policy=parse_policy(policy),
+        erasing=erasing,
+        erasing_mode=erasing_mode,
+        cutout=cutout,
+        **common,
+    )
+
+
+def _strengths(jitter: float | Sequence[float]) -> tuple[float, float, float, float]:
+    parts = [float(jitter)] * 3 if isinstance(jitter, (int, float)) else [float(s) for s in jitter]
+    if len(parts) not in (3, 4) or min(parts) < 0 or max(parts[3:], default=0) > 0.5:
+        raise ValueError(f"color_jitter is {jitter}: give one, three or four strengths >= 0, the fourth (hue) <= 0.5")
+    return tuple(parts + [0.0] * (4 - len(parts)))
+
+
+def _check(x: Tensor, draws: Draws) -> None:
+    if x.dtype != torch.uint8 or x.dim() != 4 or x.shape[1] not in (1, 3):
+        raise ValueError(f"images are {x.dtype} of shape {tuple(x.shape)}: give uint8 (B, 3 or 1, H, W)")
+    draws.expect(len(x))
+
+
+def _drawn(part: Tensor | None, what: str) -> Tensor:
+    if part is None:
+        raise ValueError(f"the draws hold no {what}: draw them with this view (draw, or draw_crop / draw_finish)")
+    return part
+
+
+@lru_cache(maxsize=16)
+def _constants(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    return send(torch.tensor(mean)[:, None, None], device), send(torch.tensor(std)[:, None, None], device)
