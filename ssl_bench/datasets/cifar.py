@@ -1,0 +1,63 @@
+"""CIFAR-10 and CIFAR-100 (Krizhevsky, 2009), read and checked by torchvision."""
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from ssl_bench.datasets.archive import unpack_if_intact
+from ssl_bench.datasets.download import read_or_fetch
+from ssl_bench.datasets.images import DataSet, Images
+
+
+def load_cifar10(root: str, download: bool) -> DataSet:
+    """CIFAR-10: 50,000 / 10,000 images, uint8 (N, 3, 32, 32). See `load_cifar100` for the files and errors."""
+    from torchvision.datasets import CIFAR10
+
+    return _load("CIFAR10", CIFAR10, root, download)
+
+
+def load_cifar100(root: str, download: bool) -> DataSet:
+    """CIFAR-100 with its 100 fine classes: 50,000 / 10,000 images, uint8 (N, 3, 32, 32).
+
+    In `root` lies either the folder of the unpacked archive (`cifar-100-python`) or the archive itself. Checksums are
+    compared before anything is unpickled.
+
+    Raises:
+        FileNotFoundError: files are missing or damaged and `download` is off.
+        OSError: the download failed.
+    """
+    from torchvision.datasets import CIFAR100
+
+    return _load("CIFAR100", CIFAR100, root, download)
+
+
+def _load(name: str, kind: Any, root: str, download: bool) -> DataSet:
+    by_hand = f"put {kind.filename} (from {kind.url}) or its unpacked folder {kind.base_folder} into {root}"
+    return read_or_fetch(name, root, partial(_read, name, kind), partial(_fetch, kind), by_hand, download)
+
+
+def _fetch(kind: Any, folder: str) -> None:
+    from torchvision.datasets.utils import download_and_extract_archive
+
+    download_and_extract_archive(kind.url, folder, filename=kind.filename, md5=kind.tgz_md5)
+
+
+def _read(name: str, kind: Any, root: str) -> DataSet:
+    try:
+        train = kind(root, train=True)
+    # torchvision's word for files that are missing or have another checksum.
+    except RuntimeError:
+        if not unpack_if_intact(root, kind.filename, kind.tgz_md5):
+            raise FileNotFoundError(f"files in {kind.base_folder} are missing or damaged") from None
+        train = kind(root, train=True)
+    test = kind(root, train=False)
+    return DataSet(name, tuple(train.classes), _part(train), _part(test))
+
+
+def _part(part: Any) -> Images:
+    import torch
+
+    pixels = torch.from_numpy(np.ascontiguousarray(part.data.transpose(0, 3, 1, 2)))
+    return Images(np.asarray(part.targets, dtype=np.int64), pixels)
