@@ -1,0 +1,81 @@
+"""``ssl-bench``: one word picks a method, a study or a table.  Help needs no torch."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Sequence
+from importlib import resources
+
+COMMANDS = {
+    "study": "train methods x settings x seeds and make the table [default: scikit-learn's digits]",
+    "table": "run folders -> comparison table and runs.csv",
+    "list": "what there is: methods, data sets, recipes, studies",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The console script.  Exit codes: 0 done, 1 failed, 2 wrong command line, 130/143 stopped and resumable."""
+    sys.exit(run(list(sys.argv[1:] if argv is None else argv)))
+
+
+def run(argv: list[str]) -> int:
+    """Dispatch; imports only what the word needs."""
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0
+    word, rest = argv[0], argv[1:]
+    if word == "--version":
+        from ssl_bench import __version__
+
+        print(__version__)
+        return 0
+    if word == "table":
+        from ssl_bench import table
+
+        return table.main(rest)
+    if word == "study":
+        from ssl_bench import study
+
+        return study.main(rest)
+    if word == "list":
+        print(_list())
+        return 0
+    if word in _summaries():
+        from ssl_bench import launch, study
+
+        return launch.run_command(study.load_method(word), rest)
+    from ssl_bench import flags
+
+    print(f"ssl-bench: error: {flags.nearest(word, [*COMMANDS, *_summaries()], 'command or method')}", file=sys.stderr)
+    return 2
+
+
+def _summaries() -> dict[str, str]:
+    """Method -> first line of its script's docstring, read without importing it."""
+    found = {}
+    for file in resources.files("ssl_bench.methods").iterdir():
+        if file.name.endswith(".py") and not file.name.startswith("_"):
+            docstring = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+            found[file.name[:-3]] = docstring.partition("\n")[0]
+    return dict(sorted(found.items()))
+
+
+def _help() -> str:
+    rows = [f"  {name:<14} {text}" for name, text in COMMANDS.items()]
+    methods = [f"  {name:<14} {text}" for name, text in _summaries().items()]
+    return "\n".join(
+        ["usage: ssl-bench COMMAND|METHOD [flags]     (COMMAND|METHOD --help lists the flags)", "", "commands:", *rows, "",
+         "methods:", *methods, "", "examples:", "  ssl-bench study", "  ssl-bench fixmatch",
+         "  ssl-bench fixmatch data/cifar100 -d CIFAR100 --num-samples-per-class 4 --seed 0", "  ssl-bench table runs"]
+    )  # fmt: skip
+
+
+def _list() -> str:
+    from ssl_bench import zoo
+
+    shipped = resources.files("ssl_bench.recipes")
+    recipes = sorted(file.name[:-5] for file in shipped.iterdir() if file.name.endswith(".yaml"))
+    studies = sorted(file.name[:-5] for file in shipped.joinpath("studies").iterdir() if file.name.endswith(".yaml"))
+    rows = {"methods": list(_summaries()), "data sets": [*zoo.names(), "package.module:Name"], "recipes": recipes, "studies": studies}
+    return "\n".join(f"{what + ':':<11} {', '.join(names)}" for what, names in rows.items())

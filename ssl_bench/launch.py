@@ -1,0 +1,205 @@
+"""From a method and a command line to a finished run folder: the door every method script uses."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+
+from ssl_bench import flags, record, zoo
+from ssl_bench.args import Args
+from ssl_bench.atomic import write_json
+from ssl_bench.evaluate import evaluate
+from ssl_bench.flags import FlagError
+from ssl_bench.method import Method, Stage, Task
+from ssl_bench.models import check_arch
+from ssl_bench.pools import Pools, labels_are_given, make_pools, with_true_labels
+from ssl_bench.recipe import Recipe
+from ssl_bench.recipe import resolve as resolve_recipe
+from ssl_bench.streams import INITIAL, seed_of
+from ssl_bench.trainer import Interrupted, NonFiniteLoss, autocast, fit, test_view
+from ssl_bench.weights import load_classifier, read_weights
+
+USER_ERRORS = (ValueError, OSError, NonFiniteLoss)
+
+
+def launch(method: type[Method], argv: Sequence[str] | None = None) -> NoReturn:
+    """Run `method` with a command line (default: the process's own) and leave the process with its exit code.
+
+    0: done (or was done already); 1: the run failed, one line says why; 2: the command line is wrong; 130/143: stopped by
+    Ctrl-C/SIGTERM, the same command continues.
+    """
+    sys.exit(run_command(method, sys.argv[1:] if argv is None else argv))
+
+
+def run_command(method: type[Method], argv: Sequence[str]) -> int:
+    """The exit code of one method's command line; errors a user can mend print as one line on stderr."""
+    prog = method.name
+    try:
+        args, recipe = resolve(method, argv)
+    except FlagError as error:
+        return _fail(prog, error, 2)
+    if args.dry_run:
+        print(json.dumps({"method": method.name, **dataclasses.asdict(args)}))
+        return 0
+    try:
+        return _test(method, args) if args.phase == "test" else train(method, args, recipe)
+    except Interrupted as stop:
+        return _fail(prog, stop, stop.exit_code)
+    except USER_ERRORS as error:
+        if os.environ.get("SSL_BENCH_TRACEBACK"):
+            raise
+        return _fail(prog, error, 1)
+
+
+def _fail(prog: str, error: Exception, code: int) -> int:
+    # A DataLoader worker's error carries its traceback in the message; its last line is the message itself.
+    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    print(f"{prog}: error: {lines[-1].strip()}" if code < 100 else f"{prog}: {lines[-1]}", file=sys.stderr)
+    return code
+
+
+def resolve(method: type[Method], argv: Sequence[str]) -> tuple[Args, Recipe]:
+    """Defaults < recipe < command line, converted and range-checked; no data and no network are touched.  FlagError."""
+    summary = (sys.modules[method.__module__].__doc__ or method.__doc__ or "").strip()
+    given = flags.parse(method.Args, argv, method.name, summary)
+    if given.get("root") is not None and "data" not in given:
+        raise FlagError(f"{given['root']} is given as the data folder, but no data set: add -d NAME")
+    if "resume" in given and given.get("phase", "train") == "train":
+        raise FlagError("--resume is for --phase test; training continues by itself from its run folder")
+    defaults = method.Args()
+    recipe = resolve_recipe(method.Args, method.name, given.get("data", defaults.data), given.get("recipe", defaults.recipe))
+    values = recipe.values | given
+    data, root = values.get("data", defaults.data), values.get("root")
+    if "num_samples_per_class" not in given and "all_labeled" not in given and labels_are_given(data, root):
+        values["all_labeled"] = True
+    args = dataclasses.replace(defaults, **values)
+    if args.accumulate > args.batch_size:
+        raise FlagError(f"--accumulate {args.accumulate} is more than --batch-size {args.batch_size}")
+    return args, recipe
+
+
+def train(method: type[Method], args: Args, recipe: Recipe) -> int:
+    """Train every stage that is not done yet; 0 on success."""
+    path = record.run_path(method.name, args)
+    run = record.RunFolder(path)
+    if run.done:
+        print(f"{path} is done already: {_headline(json.loads((path / 'result.json').read_text()))}")
+        return 0
+    zoo.check_name(args.data)
+    check_arch(args.arch)
+    device = pick_device(args.device)
+    data = zoo.load(args.data, args.root, download=args.download, skip_broken=args.skip_broken)
+    run.create(method.name, args, recipe.name, recipe.hash)
+    pools = make_pools(data, args.num_samples_per_class, args.seed, all_labeled=args.all_labeled, saved=path / "split.npz")
+    print(f"{method.name} on {args.data} -> {path}\nrecipe {recipe.name}: {', '.join(recipe.sections) or 'bare defaults'}")
+    if data.broken:
+        print(f"{len(data.broken)} broken images left out, the first is {data.broken[0]}")
+    stages = method.stages(args)
+    weights = None
+    for stage in stages:
+        folder = run if len(stages) == 1 else record.RunFolder(path / stage.name)
+        if len(stages) > 1 and not folder.done:
+            folder.create(method.name, stage.args, recipe.name, recipe.hash)
+        if not folder.done:
+            result = _train_stage(method, stage, pools, folder, device, weights)
+            write_json(folder.path / "result.json", describe(method, args, recipe, pools, device, len(data.broken)) | result)
+        if len(stages) > 1:
+            weights = read_weights(folder.checkpoints / "latest.pth")
+    result = json.loads((folder.path / "result.json").read_text())
+    if folder is not run:
+        write_json(path / "result.json", result)
+    print(_headline(result))
+    return 0
+
+
+def _train_stage(
+    method: type[Method], stage: Stage, pools: Pools, run: record.RunFolder, device: torch.device, weights: dict[str, Any] | None
+) -> dict[str, Any]:
+    if stage.true_labels:
+        pools = with_true_labels(pools)
+    print(f"labeled_dataset_size: {len(pools.labeled)}\nunlabeled_dataset_size: {len(pools.unlabeled)}")
+    print(f"test_dataset_size: {len(pools.test)}\ndevice: {describe_device(device)}", flush=True)
+    instance = build(method, stage.args, pools, pretrained=not run.has_state)
+    if weights is not None:
+        instance.load_previous(weights)
+    return fit(instance, pools, stage.args, run, device)
+
+
+def build(method: type[Method], args: Args, pools: Pools, *, pretrained: bool) -> Method:
+    """The method with its initial weights, a function of --seed."""
+    torch.manual_seed(seed_of(args.seed, INITIAL))
+    return method(args, Task(len(pools.classes), len(pools.labeled), len(pools.unlabeled), pretrained))
+
+
+def _test(method: type[Method], args: Args) -> int:
+    run = record.RunFolder(record.run_path(method.name, args))
+    which = args.resume or "best"
+    weights = run.checkpoints / f"{which}.pth" if which in ("best", "latest") else Path(which)
+    if not weights.is_file():
+        raise FileNotFoundError(f"no checkpoint {weights}; train first with the same flags, or give --resume FILE")
+    zoo.check_name(args.data)
+    device = pick_device(args.device)
+    data = zoo.load(args.data, args.root, download=args.download, skip_broken=args.skip_broken)
+    pools = make_pools(data, args.num_samples_per_class, args.seed, all_labeled=args.all_labeled)
+    stage = method.stages(args)[-1]
+    args = dataclasses.replace(stage.args, pretrained_backbone=None)
+    instance = build(method, args, pools, pretrained=False).to(device).eval()
+    load_classifier(instance.evaluated(), str(weights))
+    with autocast(args, device):
+        row = evaluate(instance.predict, pools.test, test_view(args), len(pools.classes), device, workers=args.workers)
+    print(f"{weights}\n * Acc@1 {row['top1']:.3f} Acc@5 {row['top5']:.3f}\n * Mean Cls {row['mean_class']:.3f}")
+    print(json.dumps(row))
+    return 0
+
+
+def describe(
+    method: type[Method], args: Args, recipe: Recipe, pools: Pools, device: torch.device, broken: int
+) -> dict[str, Any]:
+    """What result.json says besides the evaluations: everything a table or a sceptic asks for."""
+    weights = args.pretrained_backbone or ("none" if args.scratch else "imagenet")
+    environment = record.environment()
+    return dict(
+        schema=1, method=method.name, data=args.data, num_classes=len(pools.classes),
+        labels_per_class="all" if args.all_labeled else args.num_samples_per_class,
+        num_labeled=len(pools.labeled), num_unlabeled=len(pools.unlabeled), num_test=len(pools.test), num_broken=broken,
+        seed=args.seed, arch=args.arch, pretrained=weights, recipe=recipe.name, recipe_hash=recipe.hash,
+        args=dataclasses.asdict(args), args_hash=record.args_hash(method.name, args), identity=list(record.identity(args)),
+        split_hash=pools.split_hash, commit=environment["commit"], packages=environment["packages"],
+        device=describe_device(device), finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    )  # fmt: skip
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto``: cuda, else mps, else cpu.  ValueError: no such device here."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"--device {name} is not to be had here: {str(error).splitlines()[0]}") from None
+    return device
+
+
+def describe_device(device: torch.device) -> str:
+    """The device's name, for records."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} ({torch.get_num_threads()} threads)"
+
+
+def _headline(result: dict[str, Any]) -> str:
+    tops = [row["top1"] for row in result["evaluations"]]
+    means = [row["mean_class"] for row in result["evaluations"]]
+    return (
+        f"last_acc1 = {tops[-1]:.1f} (top-1 at the last evaluation, the headline)\n"
+        f"best_acc1 = {max(tops):.1f} (chosen on the test set)\nbest_avg = {max(means):.1f} (mean per class, likewise)"
+    )

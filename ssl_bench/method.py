@@ -1,0 +1,140 @@
+"""The contract: what a method is, and what the library promises it.
+
+A method is one small object: its hyper-parameters (``Args``), the views of an image it wants, its networks and memories
+(an ``nn.Module``), and one ``train_step``.  The library owns split, streams, augmentation, loop, precision, evaluation and
+records.  What outlives a step is a parameter, buffer or child module of the method, or a function of ``loop.step``;
+anything else would be lost on resume.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ssl_bench import models
+from ssl_bench.args import Args
+from ssl_bench.pools import Pools
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a method may know of the data before it sees an image."""
+
+    num_classes: int
+    num_labeled: int
+    num_unlabeled: int
+    pretrained: bool = False  # whether initial weights may be downloaded: False when a checkpoint will replace them
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One (micro-)batch on the device.
+
+    x_l, x_u: one (B, 3, S, S) float tensor per declared view, rows aligned over views; y_l: (B,) int64;
+    idx_u: (B,) int64 positions in the unlabelled set; y_u_hidden: (B,) int64 true labels of the unlabelled images (-1:
+    none), for display only - training that reads it fails the contract test.
+    """
+
+    x_l: tuple[Tensor, ...]
+    y_l: Tensor
+    x_u: tuple[Tensor, ...]
+    idx_u: Tensor
+    y_u_hidden: Tensor
+
+    def chunks(self, n: int) -> list[Batch]:
+        """n micro-batches of (nearly) equal size."""
+        if n == 1:
+            return [self]
+        views_l = [x.chunk(n) for x in self.x_l]
+        views_u = [x.chunk(n) for x in self.x_u]
+        parts = zip(self.y_l.chunk(n), self.idx_u.chunk(n), self.y_u_hidden.chunk(n), strict=True)
+        return [
+            Batch(tuple(x[i] for x in views_l), y_l, tuple(x[i] for x in views_u), idx_u, hidden)
+            for i, (y_l, idx_u, hidden) in enumerate(parts)
+        ]
+
+
+class Loop(Protocol):
+    """What the trainer lends a method.  step, epoch: from 0, of the update in progress (in after_step: the one just done)."""
+
+    step: int
+    epoch: int
+
+    def backward(self, loss: Tensor, term: str) -> None:
+        """Back-propagate one loss term (scaled for precision and accumulation); `term` names it in errors and logs."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One training run of a method; a method of several stages trains them in order, each in a folder of its own.
+
+    true_labels: train on every training image with its label (the oracle) instead of the labelled subset.
+    """
+
+    name: str
+    args: Args
+    true_labels: bool = False
+
+
+class Method(nn.Module):
+    """Subclass this; only `name` and `train_step` are mandatory.  Networks are declared in ``__init__`` only: a class
+    attribute of the same name would hide the registered module."""
+
+    name: ClassVar[str]
+    Args: ClassVar[type[Args]] = Args
+    labeled_views: ClassVar[Sequence[str]] = ("weak", "strong")
+    unlabeled_views: ClassVar[Sequence[str]] = ()
+
+    def __init__(self, args: Args, task: Task) -> None:
+        super().__init__()
+        self.args = args
+        self.task = task
+        self.model = self.build_model()
+
+    @classmethod
+    def stages(cls, args: Args) -> list[Stage]:
+        """The training runs that make up this method, in order."""
+        return [Stage("train", args)]
+
+    def build_model(self) -> nn.Module:
+        """The student network: images (B, 3, S, S) -> logits (B, C)."""
+        args = self.args
+        return models.build_classifier(
+            args.arch, self.task.num_classes, args.image_size, bottleneck_dim=args.bottleneck_dim, pool=args.pool,
+            model_kwargs=args.model_kwargs, pretrained=self.task.pretrained and not args.scratch and not args.pretrained_backbone,
+            pretrained_backbone=args.pretrained_backbone,
+        )
+
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        """Each is stepped once an iteration.  A group's ``lr_scale`` multiplies --lr and the schedule."""
+        args = self.args
+        groups = models.parameter_groups(self.model, args.finetune)
+        if args.optimizer == "adamw":
+            return [torch.optim.AdamW(groups, lr=args.lr, weight_decay=args.wd)]
+        return [torch.optim.SGD(groups, lr=args.lr, momentum=0.9, nesterov=True, weight_decay=args.wd)]
+
+    def load_previous(self, weights: dict[str, Tensor]) -> None:
+        """Start from the evaluated network's weights of the stage before."""
+        self.model.load_state_dict(weights)
+
+    def prepare(self, pools: Pools) -> None:
+        """Once before the first step (after a resume too): whatever needs the whole set."""
+
+    def train_step(self, batch: Batch, loop: Loop) -> dict[str, Tensor]:
+        """Forwards and losses; calls ``loop.backward`` once or more; returns device scalars to log."""
+        raise NotImplementedError(f"{type(self).__name__} has no train_step")
+
+    def after_step(self, loop: Loop) -> None:
+        """After the optimizers stepped: moving averages, memories, clocks."""
+
+    def evaluated(self) -> nn.Module:
+        """The network that is evaluated and saved as latest.pth/best.pth; the student unless a method says otherwise."""
+        return self.model
+
+    def predict(self, x: Tensor) -> Any:
+        """Images (B, 3, S, S) -> logits (B, C), in eval mode."""
+        return self.evaluated()(x)

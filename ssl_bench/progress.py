@@ -1,0 +1,55 @@
+"""What a person sees while a run trains: a live bar in a terminal, plain lines elsewhere; TensorBoard if asked for."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+
+class Progress:
+    """One run's display.  Lines keep TLlib's shapes (``Epoch: [e][ i/500]``, ``* Acc@1``), which log parsers know."""
+
+    def __init__(self, title: str, total_steps: int, start: int, events: Path | None) -> None:
+        self.bar = tqdm(
+            total=total_steps, initial=start, desc=title, unit="step", dynamic_ncols=True, disable=not sys.stderr.isatty(), leave=False
+        )
+        self.writer = _event_writer(events) if events else None
+
+    def advance(self) -> None:
+        self.bar.update()
+
+    def losses(self, epoch: int, i: int, iters: int, step: int, rate: float, values: Mapping[str, float]) -> None:
+        """Means since the last call; rate: labelled + unlabelled images a second."""
+        texts = [f"{name} {value:.4g}" for name, value in values.items()]
+        if self.bar.disable:
+            print(f"Epoch: [{epoch}][{i:>{len(str(iters))}}/{iters}]\t" + "\t".join([f"{rate:.0f} images/s", *texts]), flush=True)
+        else:
+            self.bar.set_postfix_str(", ".join([f"{rate:.0f} im/s", *texts]))
+        self._event(values, step)
+
+    def evaluation(self, epoch: int, step: int, values: Mapping[str, float]) -> None:
+        line = f"Epoch: [{epoch}] * Acc@1 {values['top1']:.3f} Acc@5 {values['top5']:.3f} * Mean Cls {values['mean_class']:.3f}"
+        tqdm.write(line) if not self.bar.disable else print(line, flush=True)
+        self._event({f"test/{name}": value for name, value in values.items()}, step)
+
+    def _event(self, values: Mapping[str, float], step: int) -> None:
+        if self.writer is not None:
+            for name, value in values.items():
+                self.writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self.bar.close()
+        if self.writer is not None:
+            self.writer.close()
+
+
+def _event_writer(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise ValueError('--tensorboard needs TensorBoard: pip install "ssl-bench[tensorboard]"') from None
+    return SummaryWriter(str(folder))

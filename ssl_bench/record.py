@@ -1,0 +1,149 @@
+"""A run's folder: arguments, environment, split, metrics, atomic checkpoints, result.
+
+    <log>/<method>/<data>/<n>x/<seed>-<hash of the arguments>/
+        args.json  environment.json  split.npz  metrics.jsonl  log.txt
+        checkpoints/state-00000500.pt (everything, last two)  latest.pth  best.pth (weights of the evaluated network)
+        result.json                                           (only when the run is done)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ssl_bench import flags
+from ssl_bench.args import Args
+from ssl_bench.atomic import write_bytes, write_json, write_with
+from ssl_bench.weights import read_tensors
+
+KEPT_STATES = 2
+
+
+def identity(args: Args) -> dict[str, Any]:
+    """The arguments that make two runs the same run (not where it logs, how often it prints, on which device)."""
+    return {name: getattr(args, name) for name, spec in flags.specs(type(args)).items() if spec.metadata["identity"]}
+
+
+def args_hash(method: str, args: Args) -> str:
+    """First 12 hex digits of the sha256 of the method's name and the identity arguments."""
+    text = json.dumps([method, identity(args)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def run_path(method: str, args: Args) -> Path:
+    """Where this run lives."""
+    labels = "all" if args.all_labeled else f"{args.num_samples_per_class}x"
+    data = args.data.replace(":", ".").replace("/", "-")
+    return Path(args.log) / method / data / labels / f"{args.seed}-{args_hash(method, args)}"
+
+
+class RunFolder:
+    """Reads and writes one run's files.  Every write is atomic: tmp, fsync, replace."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+
+    @property
+    def done(self) -> bool:
+        return (self.path / "result.json").is_file()
+
+    @property
+    def has_state(self) -> bool:
+        return bool(self._states())
+
+    def create(self, method: str, args: Args, recipe: str, recipe_hash: str) -> None:
+        """Make the folder and write args.json and environment.json."""
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        body = dict(
+            method=method, args=dataclasses.asdict(args), args_hash=args_hash(method, args), identity=list(identity(args)),
+            recipe=recipe, recipe_hash=recipe_hash, command=sys.argv,
+        )
+        write_json(self.path / "args.json", body)
+        write_json(self.path / "environment.json", environment())
+
+    def append_metrics(self, row: dict[str, Any]) -> None:
+        """Add a line to metrics.jsonl."""
+        with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def truncate_metrics(self, step: int) -> None:
+        """Drop lines after `step` (a resumed run writes them again) and a line cut short by a kill."""
+        path = self.path / "metrics.jsonl"
+        if path.is_file():
+            kept = [row for row in read_jsonl(path) if row["step"] <= step]
+            write_bytes(path, "".join(json.dumps(row) + "\n" for row in kept).encode())
+
+    def save_state(self, state: dict[str, Any], step: int) -> None:
+        """Write the full training state after `step` steps; keep the newest two."""
+        write_tensors(self.checkpoints / f"state-{step:08d}.pt", state)
+        for old in self._states()[KEPT_STATES:]:
+            old.unlink()
+
+    def save_weights(self, name: str, weights: dict[str, torch.Tensor]) -> None:
+        """Write ``latest.pth`` or ``best.pth``: a flat state dict with TLlib's names."""
+        write_tensors(self.checkpoints / f"{name}.pth", weights)
+
+    def load_state(self) -> dict[str, Any] | None:
+        """The newest state that can be read, None without any; an unreadable one is named in a warning and passed over."""
+        states = self._states()
+        for path in states:
+            try:
+                return read_tensors(path)
+            except ValueError as error:
+                print(f"warning: {error}; falling back to the checkpoint before it", file=sys.stderr)
+        if states:
+            raise ValueError(f"no checkpoint in {self.checkpoints} can be read; remove that folder to start the run anew")
+        return None
+
+    def _states(self) -> list[Path]:
+        return sorted(self.checkpoints.glob("state-*.pt"), reverse=True)
+
+
+def write_tensors(path: Path, tree: Any) -> None:
+    """Atomic ``torch.save``."""
+    write_with(path, lambda file: torch.save(tree, file))
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The complete lines of a JSON-lines file; a last line cut short is left out."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def environment() -> dict[str, Any]:
+    """Versions, machine and commit, for the record."""
+    names = ("ssl-bench", "torch", "torchvision", "timm", "numpy", "pillow", "scikit-learn")
+    installed = {dist.metadata["Name"].lower() for dist in metadata.distributions() if dist.metadata["Name"]}
+    packages = {name: metadata.version(name) for name in names if name in installed}
+    return dict(packages=packages, python=platform.python_version(), platform=platform.platform(), commit=commit())
+
+
+def commit() -> str:
+    """Commit of the source tree this package runs from ('+' when changed since), '' outside a git checkout."""
+    folder = Path(__file__).resolve().parent
+    answers = []
+    for command in (["rev-parse", "--show-toplevel", "--short=12", "HEAD"], ["status", "--porcelain", "--untracked-files=no"]):
+        try:
+            done = subprocess.run(["git", "-C", str(folder), *command], capture_output=True, text=True, timeout=10, check=False)
+        except (OSError, subprocess.TimeoutExpired):
+            return ""
+        answers.append(done.stdout.strip() if done.returncode == 0 else "")
+    top, _, revision = answers[0].partition("\n")
+    if not revision or Path(top) != folder.parent:  # a wheel inside somebody else's repository
+        return ""
+    return revision + ("+" if answers[1] else "")

@@ -1,0 +1,252 @@
+"""Studies: methods x settings x labels per class x seeds, trained by a few worker processes, ending in a table.
+
+A study file is YAML: ``methods``, ``settings`` (each a set of flags, ``data`` among them), ``num_samples_per_class``,
+``seeds``.  A run that is done is not repeated, so the same command continues a study that was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import contextlib
+import importlib
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from tqdm import tqdm
+
+from ssl_bench import flags, launch, record, table
+from ssl_bench.atomic import write_bytes
+from ssl_bench.method import Method
+
+KEYS = ("methods", "settings", "num_samples_per_class", "seeds")
+
+
+@dataclass(frozen=True)
+class Study:
+    """methods: names; settings: one dict of flags a column; num_samples_per_class, seeds: whole numbers."""
+
+    name: str
+    methods: tuple[str, ...]
+    settings: tuple[dict[str, Any], ...]
+    num_samples_per_class: tuple[int, ...] = (4,)
+    seeds: tuple[int, ...] = (0, 1, 2)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One command line, and the folder it trains in."""
+
+    method: str
+    argv: tuple[str, ...]
+    folder: Path
+
+    def __str__(self) -> str:
+        return " ".join(("ssl-bench", self.method, *self.argv))
+
+
+def load_method(name: str) -> type[Method]:
+    """The Method that the script ``methods/<name>.py`` defines."""
+    module = importlib.import_module(f"ssl_bench.methods.{name}")
+    found = [
+        value for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, Method) and value.__module__ == module.__name__
+    ]  # fmt: skip
+    if len(found) != 1 or found[0].name != name:
+        raise TypeError(f"{module.__file__} must define exactly one Method, named {name!r}")
+    return found[0]
+
+
+def method_names() -> list[str]:
+    """The shipped methods: the file name is the registry."""
+    files = resources.files("ssl_bench.methods").iterdir()
+    return sorted(file.name[:-3] for file in files if file.name.endswith(".py") and not file.name.startswith("_"))
+
+
+def read_study(source: str) -> Study:
+    """A shipped study by name, or a YAML file.  FlagError: unknown name or key, unreadable file."""
+    import yaml
+
+    shipped = resources.files("ssl_bench.recipes.studies")
+    path = Path(source) if source.endswith((".yaml", ".yml")) else shipped.joinpath(f"{source}.yaml")
+    if not path.is_file():
+        known = [file.name[:-5] for file in shipped.iterdir() if file.name.endswith(".yaml")]
+        raise flags.FlagError(flags.nearest(source, known, "study"))
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+        raise flags.FlagError(f"study {source} cannot be read: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise flags.FlagError(f"study {source} must map {', '.join(KEYS)} to lists")
+    for key, value in tree.items():
+        if key not in KEYS:
+            raise flags.FlagError(f"study {source}: {flags.nearest(str(key), KEYS, 'key')}")
+        if not isinstance(value, list) or not value:
+            raise flags.FlagError(f"study {source}: {key} must be a list, got {value!r}")
+    for key in ("methods", "settings"):
+        if key not in tree:
+            raise flags.FlagError(f"study {source} lacks {key}")
+    return Study(path.name.rsplit(".", 1)[0], **{key: tuple(value) for key, value in tree.items()})
+
+
+def plan(study: Study, log: str, extra: Sequence[str]) -> list[Run]:
+    """Every run of the study, checked and resolved before the first one starts; seeds outermost, so that a column of
+    single runs is complete early.  FlagError names the method or flag that is wrong."""
+    runs = []
+    for seed in study.seeds:
+        for setting in study.settings:
+            for n in study.num_samples_per_class:
+                for name in study.methods:
+                    if name not in method_names():
+                        raise flags.FlagError(flags.nearest(name, method_names(), "method"))
+                    argv = (*_as_flags(setting), "--num-samples-per-class", str(n), "--seed", str(seed), *extra, "--log", log)
+                    method = load_method(name)
+                    args, _ = launch.resolve(method, argv)
+                    runs.append(Run(name, argv, record.run_path(name, args)))
+    return runs
+
+
+def _as_flags(setting: dict[str, Any]) -> list[str]:
+    argv = [str(setting["root"])] if "root" in setting else []
+    for key, value in setting.items():
+        option = "--" + key.replace("_", "-")
+        if key == "root":
+            continue
+        if isinstance(value, bool):
+            argv.append(option if value else option.replace("--", "--no-", 1))
+        else:
+            argv += [option, *map(str, value if isinstance(value, list) else [value])]
+    return argv
+
+
+def train(run: Run, threads: int) -> tuple[int, float]:
+    """In a worker: train one run with its output in <folder>/log.txt; (exit code, seconds)."""
+    import torch
+
+    torch.set_num_threads(threads)
+    begun = time.perf_counter()
+    run.folder.mkdir(parents=True, exist_ok=True)
+    with open(run.folder / "log.txt", "a", encoding="utf-8") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+        code = launch.run_command(load_method(run.method), run.argv)
+    if code > 128:
+        os._exit(code)  # stopped by a signal: returning would let this worker start the next run
+    return code, time.perf_counter() - begun
+
+
+def execute(runs: Sequence[Run], jobs: int, threads: int) -> list[Run]:
+    """Train `runs`, `jobs` at a time, and return those that failed.  KeyboardInterrupt after the running ones have saved."""
+    failed = []
+    context = multiprocessing.get_context("spawn")
+    pool = concurrent.futures.ProcessPoolExecutor(jobs, context, initializer=_ignore_interrupts)
+    bar = tqdm(total=len(runs), unit="run", dynamic_ncols=True, disable=not sys.stderr.isatty())
+    begun = time.perf_counter()
+    try:
+        with _terminable():
+            futures = {pool.submit(train, run, threads): run for run in runs}
+            for done, future in enumerate(concurrent.futures.as_completed(futures), 1):
+                run = futures[future]
+                code, seconds = future.result()
+                if code:
+                    failed.append(run)
+                left = (time.perf_counter() - begun) / done * (len(runs) - done)
+                line = f"[{done}/{len(runs)}] {_outcome(run, code)}  {seconds:.0f} s, about {left / 60:.1f} min left"
+                tqdm.write(line) if not bar.disable else print(line, flush=True)
+                bar.update()
+    except concurrent.futures.process.BrokenProcessPool:
+        raise OSError("a worker process was killed (out of memory?); the same command continues, perhaps with --jobs 1") from None
+    except KeyboardInterrupt:
+        for worker in multiprocessing.active_children():
+            worker.terminate()  # the trainer saves and leaves
+        raise
+    finally:
+        bar.close()
+        pool.shutdown(wait=True, cancel_futures=True)
+    return failed
+
+
+def _outcome(run: Run, code: int) -> str:
+    last = (run.folder / "log.txt").read_text(encoding="utf-8").splitlines()
+    if code:
+        return f"FAILED {run.method}: {last[-1] if last else ''} (see {run.folder / 'log.txt'})"
+    headline = next((line for line in reversed(last) if "last_acc1" in line), "")
+    return f"{run.method:<13} {run.folder.parent.parent.name} {run.folder.parent.name} {run.folder.name}: {headline.split(' (')[0]}"
+
+
+def _ignore_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides; while training, the trainer listens
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM stops a study as Ctrl-C does."""
+
+    def interrupt(_: int, __: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    old = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, old)
+
+
+def main(argv: Sequence[str]) -> int:
+    """``ssl-bench study``: plan, train what is not done, print and write the table.  0: every run is done."""
+    parser = argparse.ArgumentParser(
+        "ssl-bench study", description="Train a study and make its table. Further flags go to every run (--device cuda, ...)."
+    )
+    parser.add_argument("study", nargs="?", default="digits", help="a shipped study or a YAML file [default digits]")
+    parser.add_argument("--methods", nargs="+", help="only these methods")
+    parser.add_argument("--num-samples-per-class", nargs="+", type=int, help="labelled images per class, one or more")
+    parser.add_argument("--seeds", nargs="+", type=int, help="seeds [default: the study's, 0 1 2]")
+    parser.add_argument("--jobs", type=int, help="runs at a time [default: one a core up to 8, one with a GPU]")
+    parser.add_argument("--log", default="runs", help="folder of the run folders and the table [default runs]")
+    parser.add_argument("--dry-run", action="store_true", help="print the commands and stop")
+    options, extra = parser.parse_known_args(argv)
+    try:
+        study = read_study(options.study)
+        for key in ("methods", "num_samples_per_class", "seeds"):
+            if getattr(options, key):
+                study = replace(study, **{key: tuple(getattr(options, key))})
+        runs = plan(study, options.log, extra)
+        if options.dry_run:
+            print("\n".join(map(str, runs)))
+            return 0
+        return _run(study, runs, options.log, options.jobs)
+    except KeyboardInterrupt:
+        print("ssl-bench study: stopped; the same command continues", file=sys.stderr)
+        return 130
+    except (flags.FlagError, OSError) as error:
+        print(f"ssl-bench study: error: {error}", file=sys.stderr)
+        return 2
+
+
+def _run(study: Study, runs: Sequence[Run], log: str, jobs: int | None) -> int:
+    import torch
+
+    cores = os.cpu_count() or 1
+    jobs = jobs or (1 if torch.cuda.is_available() else min(cores, 8))
+    todo = [run for run in runs if not record.RunFolder(run.folder).done]
+    print(f"study {study.name}: {len(runs)} runs, {len(runs) - len(todo)} done already, {jobs} at a time", flush=True)
+    failed = execute(todo, jobs, max(1, cores // jobs)) if todo else []
+    print()
+    frame = table.collect([run.folder for run in runs if run.folder.is_dir()])
+    if not len(frame):
+        raise OSError(f"no run could be started; see {runs[0].folder / 'log.txt'}")
+    table.write_runs_csv(frame, f"{log}/{study.name}-runs.csv")
+    summary = table.summarize(frame)
+    for form, ending in (("github", "md"), ("csv", "csv"), ("latex", "tex")):
+        write_bytes(Path(f"{log}/{study.name}.{ending}"), table.render(summary, form).encode())
+    print(f"{table.render(summary)}\nwritten: {log}/{study.name}.md, .csv, .tex and -runs.csv")
+    for run in failed:
+        print(f"failed: {run}", file=sys.stderr)
+    return 1 if failed else 0

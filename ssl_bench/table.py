@@ -1,0 +1,195 @@
+"""One row a run -> a table of methods x data sets, in github markdown, csv and LaTeX."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from ssl_bench.atomic import write_bytes
+from ssl_bench.runs import METRICS, SELECTIONS, collect, csv_text, write_runs_csv
+
+SUMMARY = "method variant data labels_per_class arch metric select mean std n expected missing note".split()
+FORMATS = ("github", "csv", "latex")
+# Bare, a "[" after a line's "\\\\" would be read as its option.
+LATEX = {
+    **{character: "\\" + character for character in "_%&#${}"},
+    **{"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "|": r"\textbar{}"},
+    **{"<": r"\textless{}", ">": r"\textgreater{}", "±": r"$\pm$", "–": "--", "[": "{[}"},
+}
+AVERAGE = "Average"
+
+
+def summarize(frame: pd.DataFrame, select: str = "last", metric: str = "top1") -> pd.DataFrame:
+    """Cells of the table, long: one row a (method, variant) x (data, labels, arch), columns SUMMARY, in printing order.
+
+    mean, std: percent, over the n runs that have a value; std with ddof = 1, NaN for n < 2.  expected: number of seeds
+    that any run of the column has; missing: those without a value here, blank-separated; note: why.  Rows: erm, its
+    variants, its oracle, then the other methods by name; columns by name, labels, arch.
+
+    Raises ValueError for an unknown `select` or `metric`, and where two runs of one seed would meet in a cell.
+    """
+    if select not in SELECTIONS or metric not in METRICS:
+        raise ValueError(f"no {metric!r} by {select!r}; known: {', '.join(METRICS)} by {', '.join(SELECTIONS)}")
+    runs: dict[tuple, dict[int, tuple[str, float]]] = {}
+    seeds: dict[tuple, set[int]] = {}
+    wanted = ["method", "variant", "data", "labels_per_class", "arch", "seed", "state", f"{metric}_{select}"]
+    for *cell, seed, state, value in zip(*(frame[name].tolist() for name in wanted), strict=True):
+        found = runs.setdefault(tuple(cell), {})
+        if seed in found:
+            raise ValueError(f"two runs of seed {seed} in {cell}; make the frame with one call of collect()")
+        found[seed] = state, value
+        seeds.setdefault(tuple(cell[2:]), set()).add(seed)
+    lines = []
+    for row in sorted({cell[:2] for cell in runs}, key=_row_order):
+        for column in sorted(seeds, key=lambda column: (column[0].casefold(), column)):
+            found = runs.get(row + column, {})
+            values = [value for _, value in found.values() if not math.isnan(value)]
+            mean = math.fsum(values) / len(values) if values else math.nan
+            std = statistics.stdev(values) if len(values) > 1 else math.nan
+            why: dict[str, list[str]] = {}
+            for seed in sorted(seeds[column]):
+                state, value = found.get(seed, ("not launched", math.nan))
+                if math.isnan(value):
+                    why.setdefault(f"without {metric}" if state == "done" else state, []).append(str(seed))
+            missing = " ".join(seed for several in why.values() for seed in several)
+            note = " and ".join(
+                f"seed{'s'[: len(each) - 1]} {', '.join(each)} {reason}" for reason, each in why.items()
+            )
+            note = note if found else "not launched"
+            lines.append((*row, *column, metric, select, mean, std, len(values), len(seeds[column]), missing, note))
+    return pd.DataFrame(lines, columns=SUMMARY)
+
+
+def _is_oracle(row: tuple[str, str]) -> bool:
+    return row[1].split(", ")[0] == "oracle"
+
+
+def _row_order(row: tuple[str, str]) -> tuple:
+    parts = re.split(r"(\d+\.?\d*)", row[1])  # numbers by size
+    return row[0] != "erm", row[0], _is_oracle(row), [(k % 2, float(p) if k % 2 else p) for k, p in enumerate(parts)]
+
+
+def render(summary: pd.DataFrame, format: str = "github") -> str:
+    """The table of a `summarize` frame: github (markdown) and latex (booktabs) as methods x columns, csv long, exact.
+
+    Printed to 0.1 %.  Labels per class and arch stand in the column heads where they vary, else in the caption.  Bold:
+    the best printed mean of a column, ties included, oracles not (they saw all labels).  Average: over all columns,
+    for rows that have each of them.
+
+    Raises ValueError for an unknown `format` and an empty `summary`.
+    """
+    if format not in FORMATS:
+        raise ValueError(f"unknown format {format!r}; known: {', '.join(FORMATS)}")
+    if summary.empty:
+        raise ValueError("no runs to show; collect() found none")
+    if format == "csv":
+        return csv_text(summary.drop(columns="note"))
+    cells = {((c.method, c.variant), (c.data, c.labels_per_class, c.arch)): c for c in summary.itertuples()}
+    rows, columns = (list(dict.fromkeys(key[axis] for key in cells)) for axis in (0, 1))
+    names = {row: f"{row[0]} ({row[1]})" if row[1] else row[0] for row in rows}
+    heads, fixed = _heads(columns)
+    means = {key: cell.mean for key, cell in cells.items()}
+    if len(columns) > 1:
+        heads[AVERAGE] = AVERAGE
+        means |= {(row, AVERAGE): math.fsum(means[row, column] for column in columns) / len(columns) for row in rows}
+    ranked = {head: [means[row, head] for row in rows if not _is_oracle(row)] for head in heads}
+    best = {head: max((_shown(mean) for mean in ranked[head] if mean == mean), key=float, default="") for head in heads}
+
+    def cell_text(row: tuple, head: tuple | str) -> str:
+        mean, cell = means[row, head], cells.get((row, head))
+        if math.isnan(mean):
+            return _escape("–", format)
+        text = _shown(mean)
+        if text == best[head] and not _is_oracle(row):
+            text = rf"\textbf{{{text}}}" if format == "latex" else f"**{text}**"
+        if cell:
+            spread = f" ± {_shown(cell.std)}" if cell.n > 1 else ""
+            text += _escape(f"{spread} ({cell.n if cell.n == cell.expected else f'{cell.n}/{cell.expected}'})", format)
+        return text
+
+    first = summary.iloc[0]
+    caption = "; ".join([f"{METRICS[first.metric]}, mean ± std (n seeds), {SELECTIONS[first.select]}", *fixed]) + "."
+    if any(map(_is_oracle, rows)):
+        caption += " Oracle: trained with the true labels of all images, not ranked."
+    notes = [f"{names[row]}, {heads[column]}: {cell.note}" for (row, column), cell in cells.items() if cell.note]
+    foot = f"Missing: {'; '.join(notes)}." if notes else ""
+    header = [_escape(text, format) for text in ("Method", *heads.values())]
+    body = [[_escape(names[row], format), *(cell_text(row, head) for head in heads)] for row in rows]
+    layout = _latex if format == "latex" else _markdown
+    return layout(header, body, _escape(caption, format), _escape(foot, format))
+
+
+def _heads(columns: list[tuple[str, int, str]]) -> tuple[dict, list[str]]:
+    """Column -> its head, and what all columns share: for the caption."""
+    labels, archs = {labels for _, labels, _ in columns}, {arch for *_, arch in columns}
+    per_class = {count: f"{count or 'all'} label{'s' if count != 1 else ''}" for count in labels}
+    heads = {}
+    for column in columns:
+        varying = [f"{per_class[column[1]]}/class"] * (len(labels) > 1) + [column[2]] * (len(archs) > 1)
+        heads[column] = ", ".join([column[0], *varying])
+    fixed = [f"{text} per class" for text in per_class.values() if len(labels) == 1]
+    return heads, fixed + [arch for arch in archs if len(archs) == 1]
+
+
+def _shown(percent: float) -> str:
+    return f"{percent:.1f}"
+
+
+def _escape(text: str, format: str) -> str:
+    text = " " * text.startswith(" ") + " ".join(text.split())
+    if format == "latex":
+        return "".join(LATEX.get(character, character) for character in text)
+    return re.sub(r"([\\|*<`])", r"\\\1", text)
+
+
+def _markdown(header: list[str], body: list[list[str]], caption: str, foot: str) -> str:
+    from tabulate import tabulate
+
+    align = ["left"] + ["right"] * (len(header) - 1)
+    table = tabulate(body, header, tablefmt="pipe", disable_numparse=True, colalign=align)
+    return "\n\n".join(filter(None, [caption, table, foot])) + "\n"
+
+
+def _latex(header: list[str], body: list[list[str]], caption: str, foot: str) -> str:
+    head, *lines = (" & ".join(cells) + r" \\" for cells in [header, *body])
+    start = ["% in the preamble: \\usepackage{booktabs}", r"\begin{table}", r"\centering", rf"\caption{{{caption}}}"]
+    start += [rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}", r"\toprule", head, r"\midrule"]
+    end = [r"\bottomrule", r"\end{tabular}", *filter(None, [foot and rf"\par\smallskip\footnotesize {foot}"])]
+    return "\n".join([*start, *lines, *end, r"\end{table}"]) + "\n"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """``ssl-bench table``: prints the table; returns 0, or 2 after one line on stderr where there is none to print."""
+    parser = argparse.ArgumentParser(prog="ssl-bench table", description="Table of finished runs: methods x data sets.")
+    add = parser.add_argument
+    add("folders", nargs="*", metavar="FOLDER", default=["runs"], help="of runs, or a runs.csv file (default: runs)")
+    add("--select", choices=SELECTIONS, default="last", help="which evaluation of a run counts (default: %(default)s)")
+    add("--metric", choices=METRICS, default="top1", help="accuracy shown, percent (default: %(default)s)")
+    add("--format", choices=FORMATS, default="github", help="of the table (default: %(default)s)")
+    add("--out", metavar="FILE", help="also write the table to this file")
+    add("--runs-csv", metavar="FILE", help="also write one row a run to this file, such as results/runs.csv")
+    options = parser.parse_args(argv)
+    try:
+        frame = collect(options.folders)
+        if frame.empty:
+            raise ValueError(f"no runs found in {', '.join(options.folders)}; a run is a folder with an args.json")
+        table = render(summarize(frame, options.select, options.metric), options.format)
+        print(table, end="")
+        done = f"{(frame['state'] == 'done').sum()} of {len(frame)} runs done"
+        if options.runs_csv:
+            write_runs_csv(frame, options.runs_csv)
+        if options.out:
+            Path(options.out).parent.mkdir(parents=True, exist_ok=True)
+            write_bytes(Path(options.out), table.encode())
+        print("; wrote ".join(filter(None, [done, options.runs_csv, options.out])), file=sys.stderr)
+    except (OSError, ValueError) as error:
+        print(f"ssl-bench table: {error}", file=sys.stderr)
+        return 2
+    return 0

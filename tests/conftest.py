@@ -1,0 +1,85 @@
+"""Tiny runs on the embedded digits that every test file can afford."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from ssl_bench import launch, study, zoo
+from ssl_bench.args import Args
+from ssl_bench.method import Method
+from ssl_bench.pools import Pools, make_pools
+from ssl_bench.trainer import Trainer, training_batches
+
+TINY = (
+    "--image-size 8 --arch test_resnet --bottleneck-dim 16 --batch-size 8 --epochs 2 --iters-per-epoch 3 --lr 0.01 "
+    "--lr-scheduler constant --print-freq 2 --device cpu --recipe default"
+).split()
+BN_FREE = "--arch test_vit --model-kwargs patch_size=2 --bottleneck-dim 0".split()
+
+# Values at which every term of a method is awake from the first step: with a threshold of 0.95 a fresh network keeps
+# nothing, and a test of the unlabelled loss would pass on broken code.
+LIVE = {
+    "erm": [],
+    "pseudo_label": ["--threshold", "0"],
+    "mean_teacher": ["--warm-up-epochs", "0", "--trade-off-con", "1"],
+    "fixmatch": ["--threshold", "0"],
+}
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def digits():
+    return zoo.load("Digits", None)
+
+
+@pytest.fixture
+def tiny(digits):
+    """tiny(name, *flags) -> TinyRun: a method, its pools and its trainer, without a run folder."""
+
+    def make(name: str, *argv: str) -> TinyRun:
+        return TinyRun(name, argv, digits)
+
+    return make
+
+
+class TinyRun:
+    """One method on digits, stepped by hand through the real trainer."""
+
+    def __init__(self, name: str, argv: tuple[str, ...], data) -> None:
+        method = study.load_method(name)
+        self.args, _ = launch.resolve(method, [*TINY, *LIVE.get(name, []), *argv])
+        self.pools: Pools = make_pools(data, self.args.num_samples_per_class, self.args.seed)
+        self.start(method)
+
+    def start(self, method: type[Method]) -> None:
+        self.method = launch.build(method, self.args, self.pools, pretrained=False).train()
+        self.trainer = Trainer(self.method, self.args, torch.device("cpu"))
+
+    def steps(self, n: int) -> list[dict[str, float]]:
+        """n real updates; what each logged."""
+        batches = training_batches(self.method, self.pools, self.args, torch.device("cpu"), self.trainer.step)
+        logged = []
+        for _ in range(n):
+            self.trainer.update(next(batches))
+            logged.append(self.trainer.means.pop())
+        return logged
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        return {name: value.clone() for name, value in self.method.state_dict().items()}
+
+
+def resolved(name: str, *argv: str) -> Args:
+    return launch.resolve(study.load_method(name), argv)[0]
+
+
+def only_run(log: Path) -> Path:
+    """The one run folder under `log`."""
+    (found,) = log.rglob("args.json")
+    return found.parent

@@ -1,0 +1,295 @@
+"""What every file in methods/ must keep to.  A new method joins by a row in conftest.LIVE and golden/losses.json."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import BN_FREE, LIVE, TINY, only_run
+from torch import nn
+
+from ssl_bench import launch, study
+from ssl_bench.datasets.images import Images
+from ssl_bench.record import read_jsonl
+from ssl_bench.weights import read_tensors
+
+REPOSITORY = Path(__file__).parent.parent
+METHODS = study.method_names()
+GOLDEN = Path(__file__).parent / "golden" / "losses.json"
+
+
+def test_every_method_has_a_live_row_and_a_golden():
+    assert set(LIVE) == set(METHODS) == set(json.loads(GOLDEN.read_text()))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_name_is_the_file_stem(name):
+    assert study.load_method(name).name == name
+
+
+# 1. Exact resume
+
+
+@pytest.fixture(scope="module")
+def resumed(tmp_path_factory) -> dict[tuple[str, str], tuple[Path, Path]]:
+    """(method, where it was cut) -> (uninterrupted run folder, the one a new process finished from the checkpoint)."""
+    root = tmp_path_factory.mktemp("resume")
+    commands, folders = [], {}
+    for name in METHODS:
+        for cut, freq in (("mid-epoch", 4), ("epoch edge", 0)):
+            whole, part = root / f"{name}-{freq}", root / f"{name}-{freq}-resumed"
+            argv = [*TINY, *LIVE[name], "--checkpoint-freq", str(freq)]
+            assert launch.run_command(study.load_method(name), [*argv, "--log", str(whole)]) == 0
+            shutil.copytree(whole, part)
+            folder = only_run(part)
+            (folder / "result.json").unlink()
+            (folder / "checkpoints" / "state-00000006.pt").unlink()
+            commands.append([name, *argv, "--log", str(part)])
+            folders[name, cut] = only_run(whole), folder
+    code = (
+        "import json, sys, torch; torch.set_num_threads(1)\nfrom ssl_bench import launch, study\n"
+        "for name, *argv in json.loads(sys.argv[1]):\n    assert launch.run_command(study.load_method(name), argv) == 0, argv\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, json.dumps(commands)], capture_output=True, text=True, cwd=root, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("continuing") == len(commands)
+    return folders
+
+
+@pytest.mark.parametrize("cut", ["mid-epoch", "epoch edge"])
+@pytest.mark.parametrize("name", METHODS)
+def test_resume_is_exact(resumed, name, cut):
+    whole, part = resumed[name, cut]
+    states = [read_tensors(folder / "checkpoints" / "state-00000006.pt") for folder in (whole, part)]
+    for key in ("method", "optimizers", "means", "scaler", "evaluations", "step", "images_seen", "split_hash"):
+        assert_trees_equal(states[0][key], states[1][key], key)
+    for weights in ("latest.pth", "best.pth"):
+        assert_trees_equal(*(read_tensors(folder / "checkpoints" / weights) for folder in (whole, part)), weights)
+    assert read_jsonl(whole / "metrics.jsonl") == read_jsonl(part / "metrics.jsonl")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_checkpoints_of_different_steps_differ(resumed, name):
+    whole, _ = resumed[name, "mid-epoch"]
+    early, late = (read_tensors(whole / "checkpoints" / f"state-0000000{step}.pt") for step in (4, 6))
+    moved = [key for key in early["method"] if not torch.equal(early["method"][key], late["method"][key])]
+    assert any("backbone" in key for key in moved) and any("head" in key for key in moved)
+
+
+def assert_trees_equal(a, b, where: str) -> None:
+    assert type(a) is type(b), where
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_trees_equal(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b), where
+        for i, pair in enumerate(zip(a, b, strict=True)):
+            assert_trees_equal(*pair, f"{where}[{i}]")
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b) or (a.isnan() == b.isnan()).all() and torch.equal(a.nan_to_num(), b.nan_to_num()), where
+    else:
+        assert a == b, where
+
+
+# 2. No peeking
+
+
+def check_no_peeking(tiny, name: str) -> None:
+    honest, blind = tiny(name), tiny(name)
+    hidden = blind.pools.unlabeled
+    blind.pools = dataclasses.replace(blind.pools, unlabeled=Images(np.full_like(hidden.targets, -1), hidden.pixels))
+    honest.steps(5), blind.steps(5)
+    assert_trees_equal(honest.weights(), blind.weights(), name)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_true_labels_of_unlabelled_images_change_nothing(tiny, name):
+    check_no_peeking(tiny, name)
+
+
+# 3. No idle term
+
+
+class Gradients:
+    """Stands in for the trainer's Loop: what each backward adds to the student's gradient."""
+
+    def __init__(self, method: nn.Module) -> None:
+        self.method, self.step, self.epoch = method, 5, 0
+        self.norms: dict[str, float] = {}
+        self.losses: dict[str, float] = {}
+
+    def backward(self, loss: torch.Tensor, term: str) -> None:
+        before = self._gradient()
+        loss.backward()
+        self.norms[term] = (self._gradient() - before).norm().item()
+        self.losses[term] = loss.item()
+
+    def _gradient(self) -> torch.Tensor:
+        return torch.cat([(p.grad if p.grad is not None else torch.zeros_like(p)).flatten() for p in self.method.model.parameters()])
+
+
+def check_no_idle_term(tiny, name: str) -> None:
+    run = tiny(name)
+    run.steps(3)  # so that a teacher differs from its student
+    run.method.zero_grad()
+    from ssl_bench.trainer import training_batches
+
+    loop = Gradients(run.method)
+    run.method.train_step(next(training_batches(run.method, run.pools, run.args, torch.device("cpu"), 3)), loop)
+    assert loop.norms and all(norm > 1e-8 for norm in loop.norms.values()), loop.norms
+    assert all(loss > 0 for loss in loop.losses.values()), loop.losses
+    assert len(loop.norms) > 1 or not run.method.unlabeled_views
+    trained = {id(p) for optimizer in run.trainer.optimizers for group in optimizer.param_groups for p in group["params"]}
+    for key, parameter in run.method.named_parameters():
+        assert (id(parameter) in trained) == parameter.requires_grad, key
+        assert (parameter.grad is None) == (id(parameter) not in trained), f"gradient of {key}"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_each_term_moves_the_student_and_no_teacher(tiny, name):
+    check_no_idle_term(tiny, name)
+
+
+def check_differs_from_erm(tiny, name: str) -> None:
+    ours, erm = tiny(name), tiny("erm")
+    ours.steps(5), erm.steps(5)
+    theirs = erm.method.model.state_dict()
+    gap = max((value - theirs[key]).abs().max().item() for key, value in ours.method.model.state_dict().items() if value.is_floating_point())
+    assert gap > 1e-6
+
+
+@pytest.mark.parametrize("name", sorted(set(METHODS) - {"erm"}))
+def test_five_steps_differ_from_erm(tiny, name):
+    check_differs_from_erm(tiny, name)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_parameter_moves_in_three_steps(tiny, name):
+    run = tiny(name)
+    before = {key: value.detach().clone() for key, value in run.method.named_parameters()}
+    run.steps(3)
+    still = [key for key, value in run.method.named_parameters() if torch.equal(before[key], value)]
+    assert not still
+
+
+# 4. Structure
+
+FLOORS = (
+    "atomic flags split losses mixup schedules ema metrics weights progress",
+    "args recipe augment datasets models nets runs",
+    "zoo table",
+    "streams record",
+    "evaluate pools",
+    "method",
+    "trainer",
+    "launch",
+    "study",
+    "cli",
+)
+
+
+def _imports(path: Path) -> set[str]:
+    tree = ast.parse(path.read_text())
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return found
+
+
+def _floor(module: str) -> int:
+    return next(i for i, names in enumerate(FLOORS) if module in names.split())
+
+
+def test_a_file_imports_only_from_lower_floors():
+    package = REPOSITORY / "ssl_bench"
+    for path in package.rglob("*.py"):
+        own = path.relative_to(package).with_suffix("").parts[0]
+        if own == "__init__":
+            continue
+        for name in _imports(path):
+            parts = name.split(".")
+            if parts[0] != "ssl_bench" or parts[1] in (own, "__version__"):
+                continue
+            assert _floor(parts[1]) < _floor(own), f"{path.name} imports {name}"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_imports_no_other_method_and_nothing_hidden(name):
+    path = REPOSITORY / "methods" / f"{name}.py"
+    for module in _imports(path):
+        assert not module.startswith(("ssl_bench.methods", "methods")), module
+        assert module.split(".")[0] in ("__future__", "dataclasses", "torch", "ssl_bench", "math"), module
+    assert 35 <= len(path.read_text().splitlines()) <= 130
+
+
+# 5. Every field is read
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_flag_is_read_somewhere(name):
+    script = (REPOSITORY / "methods" / f"{name}.py").read_text()
+    library = "\n".join(path.read_text() for path in (REPOSITORY / "ssl_bench").rglob("*.py") if path.name != "args.py")
+    for field in dataclasses.fields(study.load_method(name).Args):
+        assert re.search(rf"args\.{field.name}\b|given.get\(\"{field.name}\"", script + library), f"--{field.name} is never read"
+
+
+# 6. Golden numbers
+
+
+def golden_losses(tiny, name: str) -> list[dict[str, float]]:
+    return [{key: value for key, value in row.items() if key.endswith("_loss")} for row in tiny(name).steps(6)]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_golden_losses(tiny, name):
+    expected = json.loads(GOLDEN.read_text())[name]
+    for step, (got, want) in enumerate(zip(golden_losses(tiny, name), expected, strict=True)):
+        assert got == pytest.approx(want, rel=1e-4), f"step {step}"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_two_micro_batches_of_four_equal_one_batch_of_eight(tiny, name):
+    whole, parts = tiny(name, *BN_FREE), tiny(name, *BN_FREE, "--accumulate", "2")
+    whole.steps(3), parts.steps(3)
+    for key, value in whole.weights().items():
+        torch.testing.assert_close(parts.weights()[key], value, rtol=1e-5, atol=1e-5, msg=key)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_bf16_follows_fp32(tiny, name):
+    exact = [row["cls_loss"] for row in tiny(name, *BN_FREE).steps(10)]
+    coarse = [row["cls_loss"] for row in tiny(name, *BN_FREE, "--precision", "bf16").steps(10)]
+    assert np.mean(coarse) == pytest.approx(np.mean(exact), rel=0.02)
+    assert coarse != exact
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS)
+def test_compiled_equals_eager(tiny, name):
+    eager, compiled = tiny(name, *BN_FREE), tiny(name, *BN_FREE)
+    for network in compiled.method.children():
+        network.compile()
+    for a, b in zip(eager.steps(3), compiled.steps(3), strict=True):
+        assert a == pytest.approx(b, rel=1e-4, nan_ok=True)
+
+
+# Small label sets
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_one_label_per_class_and_a_batch_larger_than_the_labelled_set(tiny, name):
+    logged = tiny(name, "--num-samples-per-class", "1", "--batch-size", "16").steps(2)
+    assert all(np.isfinite(row["cls_loss"]) for row in logged)

@@ -1,0 +1,318 @@
+"""From a command line to a run folder, and back from every way a run can be cut short or misled."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY, only_run, resolved
+from PIL import Image
+
+from ssl_bench import launch, record, study
+from ssl_bench.record import read_jsonl
+from ssl_bench.weights import read_tensors
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+def run(name: str, *argv: str) -> int:
+    return launch.run_command(study.load_method(name), [*TINY, *map(str, argv)])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    log = tmp_path_factory.mktemp("finished")
+    assert run("mean_teacher", "--log", log) == 0
+    return log
+
+
+def test_a_run_leaves_its_records(finished):
+    folder = only_run(finished)
+    assert folder.relative_to(finished).parts[:3] == ("mean_teacher", "Digits", "4x")
+    assert folder.name.startswith("0-")
+    result = json.loads((folder / "result.json").read_text())
+    assert [row["step"] for row in result["evaluations"]] == [3, 6]
+    assert (result["num_labeled"], result["num_unlabeled"], result["num_test"]) == (40, 1257, 500)
+    assert result["seed"] == 0 and result["pretrained"] == "none" and result["minutes"] > 0 and result["images_per_second"] > 0
+    assert result["peak_memory_mib"] > 50 and result["packages"]["torch"] and result["device"].startswith("cpu")
+    rows = read_jsonl(folder / "metrics.jsonl")
+    assert [row["step"] for row in rows if row["kind"] == "test"] == [3, 6]
+    assert {"cls_loss", "con_loss", "teacher_acc"} <= set(rows[0])
+    with np.load(folder / "split.npz") as split:
+        assert len(split["labeled"]) == 40 and len(split["unlabeled"]) == 1257
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == [
+        "best.pth", "latest.pth", "state-00000003.pt", "state-00000006.pt",
+    ]  # fmt: skip
+
+
+def test_recorded_arguments_give_the_same_hash(finished):
+    recorded = json.loads((only_run(finished) / "args.json").read_text())
+    args_class = study.load_method("mean_teacher").Args
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in recorded["args"].items()}
+    assert record.args_hash("mean_teacher", args_class(**values)) == recorded["args_hash"]
+
+
+def test_a_finished_run_is_a_no_op(finished, capsys):
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
+    assert run("mean_teacher", "--log", finished, "--print-freq", 1) == 0
+    assert "is done already" in capsys.readouterr().out
+    assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(("which", "index"), [("latest", -1), ("best", None)])
+def test_test_phase_gives_the_logged_number_exactly(finished, capsys, which, index):
+    logged = json.loads((only_run(finished) / "result.json").read_text())["evaluations"]
+    expected = logged[index] if index is not None else max(logged, key=lambda row: row["top1"])
+    assert run("mean_teacher", "--log", finished, "--phase", "test", "--resume", which) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {key: expected[key] for key in ("top1", "top5", "mean_class", "loss")}
+
+
+def test_teacher_or_student_is_what_is_saved(finished, tmp_path):
+    assert run("mean_teacher", "--log", tmp_path, "--evaluate", "student") == 0
+    for log, prefix in ((finished, "teacher.model."), (tmp_path, "model.")):
+        folder = only_run(log) / "checkpoints"
+        state, saved = read_tensors(folder / "state-00000006.pt")["method"], read_tensors(folder / "latest.pth")
+        assert all(torch.equal(saved[key], state[prefix + key]) for key in saved)
+        assert {key.split(".")[0] for key in saved} == {"backbone", "bottleneck", "head"}
+
+
+def test_seeds_change_split_order_and_losses(tmp_path):
+    for seed in (0, 0, 1):
+        assert run("erm", "--log", tmp_path / str(len(list(tmp_path.iterdir()))), "--seed", seed) == 0
+    runs = [only_run(log) for log in sorted(tmp_path.iterdir())]
+    metrics = [read_jsonl(folder / "metrics.jsonl") for folder in runs]
+    hashes = [json.loads((folder / "result.json").read_text())["split_hash"] for folder in runs]
+    assert metrics[0] == metrics[1] != metrics[2]
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_oracle_trains_on_everything(tmp_path, capsys):
+    assert run("erm", "--oracle", "--log", tmp_path) == 0
+    assert "labeled_dataset_size: 1297" in capsys.readouterr().out
+
+
+# Cut short
+
+
+def start(*argv: str, cwd: Path) -> subprocess.Popen:
+    code = "import torch; torch.set_num_threads(1)\nfrom ssl_bench.cli import main; main()"
+    return subprocess.Popen([sys.executable, "-c", code, *argv], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(condition, process, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end and process.poll() is None, process.stderr.read()
+        time.sleep(0.02)
+
+
+def test_sigterm_saves_and_exits_143_and_the_same_command_continues(tmp_path):
+    argv = ["fixmatch", *TINY, "--iters-per-epoch", "40", "--threshold", "0"]
+    process = start(*argv, "--log", "cut", "--print-freq", "1", cwd=tmp_path)
+    wait_for(lambda: list(tmp_path.rglob("metrics.jsonl")), process)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 143, err
+    assert "the same command continues" in err and "Traceback" not in err
+    cut = only_run(tmp_path / "cut")
+    assert not (cut / "result.json").exists() and list((cut / "checkpoints").glob("state-*.pt"))
+
+    method = study.load_method("fixmatch")
+    for log in ("cut", "whole"):
+        assert launch.run_command(method, [*argv[1:], "--log", str(tmp_path / log)]) == 0
+    whole = only_run(tmp_path / "whole")
+    latest = [read_tensors(folder / "checkpoints" / "latest.pth") for folder in (cut, whole)]
+    assert all(torch.equal(latest[0][key], latest[1][key]) for key in latest[0])
+
+
+@pytest.mark.slow
+def test_sigkill_at_twenty_random_moments(tmp_path):
+    argv = ["mean_teacher", *TINY, "--iters-per-epoch", "60", "--epochs", "4", "--checkpoint-freq", "5", "--log"]
+    assert launch.run_command(study.load_method("mean_teacher"), [*argv[1:], str(tmp_path / "whole")]) == 0
+    random = np.random.default_rng(0)
+    kills = 0
+    for _ in range(40):
+        process = start(*argv, "cut", cwd=tmp_path)
+        steps = random.integers(1, 12)
+        known = len(list(tmp_path.glob("cut/**/state-*.pt")))
+        newest = max((path.name for path in tmp_path.glob("cut/**/state-*.pt")), default="")
+        wait_for(lambda: process.poll() is not None or max((p.name for p in tmp_path.glob("cut/**/state-*.pt")), default="") > newest
+                 or (known == 0 and list(tmp_path.glob("cut/**/state-*.pt"))), _Alive(process))  # fmt: skip
+        time.sleep(float(random.uniform(0, 0.02)) * steps)
+        process.kill()
+        process.communicate()
+        kills += 1
+        if list(tmp_path.glob("cut/**/result.json")):
+            break
+        if kills == 20:
+            break
+    assert launch.run_command(study.load_method("mean_teacher"), [*argv[1:], str(tmp_path / "cut")]) == 0
+    a, b = (only_run(tmp_path / log) for log in ("cut", "whole"))
+    assert read_jsonl(a / "metrics.jsonl") == read_jsonl(b / "metrics.jsonl")
+    for name in ("latest.pth", "best.pth"):
+        ours, theirs = (read_tensors(folder / "checkpoints" / name) for folder in (a, b))
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+class _Alive:
+    """A process that may have ended: wait_for then looks at the condition alone."""
+
+    def __init__(self, process: subprocess.Popen) -> None:
+        self.stderr = process.stderr
+
+    def poll(self) -> None:
+        return None
+
+
+@pytest.fixture
+def interrupted(tmp_path, finished) -> Path:
+    """A copy of the finished run as it was before its last epoch, one state older than the newest kept too."""
+    shutil.copytree(finished, tmp_path / "log")
+    (only_run(tmp_path / "log") / "result.json").unlink()
+    return tmp_path / "log"
+
+
+def test_a_truncated_checkpoint_falls_back_with_a_warning(interrupted, finished, capsys):
+    newest = only_run(interrupted) / "checkpoints" / "state-00000006.pt"
+    newest.write_bytes(newest.read_bytes()[:1000])
+    assert run("mean_teacher", "--log", interrupted) == 0
+    captured = capsys.readouterr()
+    assert "state-00000006.pt" in captured.err and "falling back" in captured.err and "after step 3 of 6" in captured.out
+    ours, theirs = (read_tensors(only_run(log) / "checkpoints" / "latest.pth") for log in (interrupted, finished))
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+def test_no_readable_checkpoint_stops_rather_than_starting_over(interrupted, capsys):
+    for path in (only_run(interrupted) / "checkpoints").glob("state-*.pt"):
+        path.write_bytes(b"junk")
+    assert run("mean_teacher", "--log", interrupted) == 1
+    assert one_line(capsys, "no checkpoint in", "remove that folder")
+
+
+def test_a_foreign_checkpoint_is_refused(interrupted, tmp_path, capsys):
+    assert run("mean_teacher", "--log", tmp_path / "other", "--seed", 1) == 0
+    shutil.copy(only_run(tmp_path / "other") / "checkpoints" / "state-00000006.pt", only_run(interrupted) / "checkpoints")
+    capsys.readouterr()
+    assert run("mean_teacher", "--log", interrupted) == 1
+    assert one_line(capsys, "other arguments")
+
+
+def test_a_full_disk_keeps_the_previous_checkpoint(interrupted, monkeypatch, capsys):
+    folder = only_run(interrupted)
+    (folder / "checkpoints" / "state-00000006.pt").unlink()
+    before = (folder / "checkpoints" / "state-00000003.pt").read_bytes()
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert run("mean_teacher", "--log", interrupted) == 1
+    assert one_line(capsys, "No space left on device", "is kept")
+    monkeypatch.undo()
+    assert (folder / "checkpoints" / "state-00000003.pt").read_bytes() == before
+    assert not list(folder.rglob("*.tmp"))
+    assert run("mean_teacher", "--log", interrupted) == 0
+
+
+def test_a_nan_loss_names_step_and_term(tmp_path, capsys):
+    assert run("pseudo_label", "--log", tmp_path, "--lr", "1e20", "--threshold", 0, "--epochs", 4) == 1
+    message = one_line(capsys, "pseudo_label", "nan or infin", "--lr")
+    assert "step" in message
+    states = list((only_run(tmp_path) / "checkpoints").glob("state-*.pt"))
+    assert all(value.isfinite().all() for path in states for value in read_tensors(path)["method"].values())
+
+
+def one_line(capsys, *words: str) -> str:
+    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("warning:")]
+    assert len(lines) == 1, lines
+    for word in words:
+        assert word in lines[0], lines[0]
+    return lines[0]
+
+
+# Misled
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "words"),
+    [
+        (["--treshold", "0.9"], 2, ["--treshold", "--threshold"]),
+        (["--threshold", "7"], 2, ["--threshold", "<= 1"]),
+        (["--threshold", "-0.1"], 2, ["--threshold", ">= 0"]),
+        (["--num-samples-per-class", "0"], 2, ["--num-samples-per-class", ">= 1"]),
+        (["--recipe", "tlib"], 2, ["recipe", "tlib"]),
+        (["somewhere"], 2, ["somewhere", "-d"]),
+        (["somewhere", "-d", "CIFR10"], 1, ["CIFR10", "CIFAR10"]),
+        (["somewhere", "-d", "ImageFolder"], 1, ["somewhere"]),
+        (["--arch", "resnet5O"], 1, ["resnet5O", "resnet50"]),
+        (["--device", "cuda:99"], 1, ["cuda:99"]),
+        (["--num-samples-per-class", "500"], 1, ["Digits", "class", "--num-samples-per-class"]),
+        (["--phase", "test"], 1, ["no checkpoint"]),
+        (["--phase", "test", "--resume", "gone.pth"], 1, ["gone.pth"]),
+        (["--model-kwargs", "patch_size"], 1, ["key=value", "patch_size"]),
+    ],
+)
+def test_bad_input_is_one_clear_line_and_leaves_nothing(tmp_path, monkeypatch, capsys, argv, code, words):
+    monkeypatch.chdir(tmp_path)
+    assert launch.run_command(study.load_method("fixmatch"), argv) == code
+    one_line(capsys, "fixmatch: error:", *words)
+    assert not list(tmp_path.rglob("result.json"))
+
+
+@pytest.fixture
+def folder_of_images(tmp_path) -> Path:
+    random = np.random.default_rng(0)
+    for part, count in (("labelled", 2), ("test", 2)):
+        for label, name in enumerate(("cats", "dogs")):
+            (tmp_path / "mine" / part / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = (random.random((12 + i, 16, 3)) * 100 + 100 * label).astype(np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "mine" / part / name / f"{i}.png")
+    (tmp_path / "mine" / "unlabelled").mkdir()
+    for i in range(6):
+        Image.fromarray((random.random((14, 12 + i, 3)) * 255).astype(np.uint8)).save(tmp_path / "mine" / "unlabelled" / f"{i}.png")
+    return tmp_path / "mine"
+
+
+def own(folder: Path, log: Path, *argv: str) -> int:
+    flags = ["--scratch", "--train-resizing", "default", "--val-resizing", "default", "--workers", "0", *argv]
+    return run("fixmatch", folder, "-d", "ImageFolder", "--log", log, "--batch-size", 4, "--threshold", 0, *flags)
+
+
+def test_a_users_own_folder_with_two_classes_and_no_labels_for_the_rest(folder_of_images, tmp_path, capsys):
+    assert own(folder_of_images, tmp_path / "log") == 0
+    assert "labeled_dataset_size: 4\nunlabeled_dataset_size: 6" in capsys.readouterr().out
+    result = json.loads((only_run(tmp_path / "log") / "result.json").read_text())
+    assert result["labels_per_class"] == "all" and result["num_classes"] == 2
+    assert result["evaluations"][-1]["top5"] == 100  # five best of two classes
+
+
+def test_results_do_not_depend_on_the_number_of_workers(folder_of_images, tmp_path):
+    rows = []
+    for workers in (0, 2):
+        assert own(folder_of_images, tmp_path / str(workers), "--workers", str(workers)) == 0
+        rows.append(read_jsonl(only_run(tmp_path / str(workers)) / "metrics.jsonl"))
+    assert rows[0] == rows[1]
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_corrupt_image_is_named_and_can_be_skipped(folder_of_images, tmp_path, capsys, workers):
+    (folder_of_images / "unlabelled" / "3.png").write_bytes(b"\x89PNG\r\n\x1a\nnonsense")
+    assert own(folder_of_images, tmp_path / "log", "--workers", workers) == 1
+    one_line(capsys, "3.png", "--skip-broken")
+    assert own(folder_of_images, tmp_path / "skip", "--skip-broken") == 0
+    assert "1 broken images left out" in capsys.readouterr().out
+    assert json.loads((only_run(tmp_path / "skip") / "result.json").read_text())["num_broken"] == 1
+
+
+def test_default_log_folders_are_tllibs():
+    assert {name: resolved(name).log for name in ("erm", "fixmatch")} == {"erm": "baseline", "fixmatch": "fixmatch"}

@@ -1,0 +1,154 @@
+"""Known bugs of published SSL code, put back one at a time: the suite's own checks must fail on each."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pickle
+import statistics
+import sys
+
+import numpy as np
+import pytest
+import test_streams
+import torch
+from test_contract import assert_trees_equal, check_differs_from_erm, check_no_idle_term, check_no_peeking
+
+from test_streams import images  # noqa: F401
+
+from ssl_bench import losses, pools, record, runs, schedules, study, trainer
+from ssl_bench.ema import EMATeacher
+from ssl_bench.pools import make_pools
+from ssl_bench.streams import EndlessOrder
+
+
+def caught(check, *args) -> None:
+    with pytest.raises(AssertionError):
+        check(*args)
+
+
+def script(name: str):
+    """The module of a method, where its imported losses can be replaced."""
+    return sys.modules[study.load_method(name).__module__]
+
+
+def test_an_unlabelled_loss_without_gradient(tiny, monkeypatch):
+    def detached(y_u, pseudo, mask):
+        return losses.masked_cross_entropy(y_u, pseudo, mask).detach() + 0 * y_u.sum()
+
+    for name in ("fixmatch", "pseudo_label"):
+        monkeypatch.setattr(script(name), "masked_cross_entropy", detached)
+        caught(check_no_idle_term, tiny, name)
+
+
+def test_a_mask_that_keeps_nothing(tiny, monkeypatch):
+    def nothing(y_u, threshold):
+        mask, pseudo = losses.confident_pseudo_labels(y_u, threshold)
+        return mask * 0, pseudo
+
+    monkeypatch.setattr(script("fixmatch"), "confident_pseudo_labels", nothing)
+    caught(check_no_idle_term, tiny, "fixmatch")
+
+
+def test_a_teacher_that_receives_gradient(tiny, monkeypatch):
+    original = EMATeacher.__init__
+
+    def trainable(self, student, mode):
+        original(self, student, mode)
+        self.model.requires_grad_(True)
+
+    monkeypatch.setattr(EMATeacher, "__init__", trainable)
+    caught(check_no_idle_term, tiny, "mean_teacher")
+
+
+def test_true_labels_of_unlabelled_images_used_in_training(tiny, monkeypatch):
+    method = study.load_method("fixmatch")
+    original = method.train_step
+
+    def peeking(self, batch, loop):
+        return original(self, dataclasses.replace(batch, x_u=tuple(x * (1 + batch.y_u_hidden[:, None, None, None]) for x in batch.x_u)), loop)
+
+    monkeypatch.setattr(method, "train_step", peeking)
+    caught(check_no_peeking, tiny, "fixmatch")
+
+
+def test_a_method_that_is_erm_in_disguise(tiny, monkeypatch):
+    method = study.load_method("mean_teacher")
+    monkeypatch.setattr(method, "train_step", study.load_method("erm").train_step)
+    caught(check_differs_from_erm, tiny, "mean_teacher")
+
+
+def test_a_ramp_that_never_starts(tiny, monkeypatch):
+    monkeypatch.setattr(script("mean_teacher"), "sigmoid_ramp", lambda epoch, length: 0.0)
+    caught(check_no_idle_term, tiny, "mean_teacher")
+
+
+def check_divided_by_batch():
+    y_u, mask = torch.zeros(4, 2), torch.tensor([1.0, 0, 0, 0])
+    assert losses.masked_cross_entropy(y_u, torch.zeros(4, dtype=torch.int64), mask).item() == pytest.approx(np.log(2) / 4)
+
+
+def test_a_loss_divided_by_the_kept_instead_of_the_batch(tiny, monkeypatch):
+    def by_kept(y_u, pseudo, mask):
+        return (torch.nn.functional.cross_entropy(y_u, pseudo, reduction="none") * mask).sum() / mask.sum().clamp(min=1)
+
+    monkeypatch.setattr(losses, "masked_cross_entropy", by_kept)
+    caught(check_divided_by_batch)
+
+
+def test_an_order_that_ignores_the_seed(images, monkeypatch):
+    original = EndlessOrder.__init__
+    monkeypatch.setattr(EndlessOrder, "__init__", lambda self, n, size, *key: original(self, n, size, 0))
+    caught(test_streams.test_other_seed_other_order_and_other_images, images)
+
+
+def test_a_split_that_ignores_the_seed(digits, monkeypatch):
+    def seeds_differ():
+        assert make_pools(digits, 4, 0).split_hash != make_pools(digits, 4, 1).split_hash
+
+    seeds_differ()
+    original = pools.class_balanced_split
+    monkeypatch.setattr(pools, "class_balanced_split", lambda targets, n, seed, classes: original(targets, n, 0, classes))
+    caught(seeds_differ)
+
+
+def test_dropout_that_is_not_a_function_of_the_step(tiny, monkeypatch):
+    reference = tiny("erm")
+    reference.steps(2)
+    monkeypatch.setattr(trainer, "seed_of", lambda *key: np.random.default_rng().integers(2**31).item())
+    mutant = tiny("erm")
+    mutant.steps(2)
+    caught(assert_trees_equal, reference.weights(), mutant.weights(), "weights")
+
+
+def test_a_learning_rate_squared_by_its_schedule(monkeypatch, tiny):
+    reference = tiny("erm")
+    original = schedules.learning_rate
+
+    def squared(step, **settings):
+        return reference.args.lr * original(step, **settings)
+
+    reference.steps(2)
+    monkeypatch.setattr(trainer.schedules, "learning_rate", squared)
+    mutant = tiny("erm")
+    mutant.steps(2)
+    caught(assert_trees_equal, reference.weights(), mutant.weights(), "weights")
+
+
+def test_best_on_test_as_headline():
+    evaluations = [{"top1": float(top1), "top5": 90.0, "mean_class": 50.0, "epoch": i, "step": i} for i, top1 in enumerate((60, 80, 70))]
+    scores = runs._scores(evaluations)
+    assert scores["top1_last"] == 70 and scores["top1_best"] == 80 and scores["top1_median20"] == statistics.median((60, 80, 70))
+
+
+def test_a_label_in_the_checkpoint_that_runs_code(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "exploded"),)
+
+    folder = record.RunFolder(tmp_path)
+    folder.checkpoints.mkdir()
+    (folder.checkpoints / "state-00000001.pt").write_bytes(pickle.dumps(Bomb()))
+    with pytest.raises(ValueError, match="no checkpoint"):
+        folder.load_state()
+    assert not (tmp_path / "exploded").exists()

@@ -1,0 +1,97 @@
+"""Batch k is a function of (seed, k) and the row alone."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from ssl_bench.augment.views import build_view
+from ssl_bench.datasets.images import Images
+from ssl_bench.streams import EndlessOrder, batches, endless_plans, seed_of, sequential_plans
+
+CPU = torch.device("cpu")
+FLAGS = dict(image_size=8, resizing="cifar", mean=(0.5,) * 3, std=(0.5,) * 3, policy="rand-m10-n2-mstd2")
+
+
+@pytest.fixture
+def images() -> Images:
+    pixels = torch.randint(0, 256, (30, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return Images(np.arange(30), pixels)
+
+
+def take(images, n, start=0, seed=0, rank=0, world=1, batch_size=8, views=("weak", "strong")):
+    plans = endless_plans(EndlessOrder(len(images), batch_size, seed, 1), start, rank, world)
+    built = tuple(build_view(name, **FLAGS) for name in views)
+    return list(itertools.islice(batches(images, built, plans, (seed, 1), CPU), n))
+
+
+def test_each_round_is_a_permutation_and_rounds_differ():
+    order = EndlessOrder(10, 4, 0)
+    places = np.concatenate([order.batch(k) for k in range(5)])
+    assert sorted(places[:10]) == sorted(places[10:]) == list(range(10))
+    assert list(places[:10]) != list(places[10:])
+
+
+def test_any_batch_can_be_asked_for_in_any_order():
+    order = EndlessOrder(7, 3, 5)
+    forward = [order.batch(k).tolist() for k in range(20)]
+    assert [order.batch(k).tolist() for k in reversed(range(20))] == forward[::-1]
+    assert EndlessOrder(7, 3, 5).batch(13).tolist() == forward[13]
+
+
+def test_a_batch_may_be_larger_than_the_set():
+    assert np.bincount(EndlessOrder(3, 10, 0).batch(0), minlength=3).tolist() in ([4, 3, 3], [3, 4, 3], [3, 3, 4])
+
+
+def test_an_empty_set_is_refused():
+    with pytest.raises(ValueError, match="empty"):
+        EndlessOrder(0, 4, 0)
+
+
+def test_a_stream_started_late_gives_the_same_batches(images):
+    whole, late = take(images, 6), take(images, 2, start=4)
+    for (views_a, targets_a, ids_a), (views_b, targets_b, ids_b) in zip(whole[4:], late, strict=True):
+        assert torch.equal(ids_a, ids_b) and torch.equal(targets_a, targets_b)
+        assert all(torch.equal(a, b) for a, b in zip(views_a, views_b, strict=True))
+
+
+def test_targets_and_ids_belong_to_the_images(images):
+    for _, targets, ids in take(images, 4):
+        assert torch.equal(targets, ids)
+
+
+def test_other_seed_other_order_and_other_images(images):
+    (views_a, _, ids_a), (views_b, _, ids_b) = take(images, 1)[0], take(images, 1, seed=1)[0]
+    assert not torch.equal(ids_a, ids_b) and not torch.equal(views_a[0], views_b[0])
+
+
+def test_two_weak_views_of_an_image_are_two_draws(images):
+    ((a, b), _, _) = take(images, 1, views=("weak", "weak"))[0]
+    assert not torch.equal(a, b)
+
+
+def test_ranks_share_out_the_same_global_batch(images):
+    (whole, _, ids) = take(images, 1)[0]
+    parts = [take(images, 1, rank=rank, world=2)[0] for rank in (0, 1)]
+    for rank, (views, _, part_ids) in enumerate(parts):
+        assert torch.equal(part_ids, ids[rank::2])
+        assert all(torch.equal(view, full[rank::2]) for view, full in zip(views, whole, strict=True))
+
+
+def test_grey_becomes_three_equal_channels(images):
+    ((weak, _), _, _) = take(images, 1)[0]
+    assert weak.shape == (8, 3, 8, 8) and torch.equal(weak[:, 0], weak[:, 2])
+
+
+def test_sequential_plans_cover_everything_once():
+    plans = list(sequential_plans(10, 4))
+    assert np.concatenate([plan.positions for plan in plans]).tolist() == list(range(10))
+    assert [len(plan.positions) for plan in plans] == [4, 4, 2]
+
+
+def test_near_keys_give_unrelated_seeds():
+    seeds = {seed_of(a, b) for a in range(30) for b in range(30)}
+    assert len(seeds) == 900 and max(seeds) < 2**63

@@ -1,0 +1,391 @@
+"""ssl-bench table: golden runs to golden tables, and every way in which a table could mislead its reader."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+import shutil
+import statistics
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from ssl_bench.runs import collect, read_runs_csv, write_runs_csv
+from ssl_bench.table import main, render, summarize
+
+GOLDEN = Path(__file__).parent / "golden" / "table"
+STUDY = GOLDEN / "study"
+
+
+def write_run(log: Path, method="fixmatch", data="Digits", labels=4, seed=0, top1=(60.0,), arch="net", **flags) -> Path:
+    """A run folder as training leaves it; top1=None: not finished.  `note` is no part of the run's identity."""
+    args = {"data": data, "num_samples_per_class": labels, "arch": arch, "seed": seed, "device": "cpu", **flags}
+    identity = [name for name in args if name not in ("device", "note")]
+    args_hash = hashlib.sha256(json.dumps([method, *((name, args[name]) for name in identity)]).encode()).hexdigest()[
+        :12
+    ]
+    folder = log / method / data.replace("/", "-") / f"{labels}x" / f"{seed}-{args_hash}"
+    folder.mkdir(parents=True)
+    record = {"method": method, "args": args, "args_hash": args_hash, "recipe": "none", "identity": identity}
+    (folder / "args.json").write_text(json.dumps(record))
+    if top1 is not None:
+        scores = [
+            {"epoch": k, "step": 5 * k, "top1": v, "top5": None, "mean_class": v / 2} for k, v in enumerate(top1, 1)
+        ]
+        named = {"schema": 1, "data": data, "labels_per_class": labels, "seed": seed, "arch": arch}
+        (folder / "result.json").write_text(json.dumps({**record, **named, "evaluations": scores}))
+    return folder
+
+
+def table(*folders: Path, format: str = "github", **how: str) -> str:
+    return render(summarize(collect(folders), **how), format)
+
+
+def cells(text: str) -> dict[str, list[str]]:
+    """First cell -> the other cells of a markdown table."""
+    lines = [re.split(r"\s*(?<!\\)\|\s*", line)[1:-1] for line in text.splitlines() if line.startswith("|")]
+    return {line[0]: line[1:] for line in lines}
+
+
+@pytest.mark.parametrize(("format", "file"), [("github", "table.md"), ("csv", "table.csv"), ("latex", "table.tex")])
+def test_golden_runs_give_the_golden_tables(format, file, capsys):
+    assert main([str(STUDY), "--format", format]) == 0
+    out, err = capsys.readouterr()
+    assert out == (GOLDEN / file).read_text(encoding="utf-8")
+    assert "19 of 22 runs done" in err
+
+
+def test_golden_markdown_holds_the_numbers_worked_out_by_hand():
+    rows = cells((GOLDEN / "table.md").read_text(encoding="utf-8"))
+    assert rows["erm"] == ["32.0 ± 2.0 (3)", "61.0 ± 1.0 (3)", "46.5"]  # 30 32 34, 60 61 62
+    assert rows["fixmatch (threshold=0.95)"] == [
+        "**42.0** ± 2.8 (2/3)",
+        "**82.0** ± 2.0 (3)",
+        "**62.0**",
+    ]  # 40 44, 80 82 84
+    assert rows["mean_teacher"][1] == "71.0 ± 1.7 (3)"  # 70 70 73
+    assert rows["pseudo_label"] == ["–", "–", "–"]
+
+
+def test_mean_and_deviation_agree_with_statistics(tmp_path):
+    values = [61.23, 64.87, 59.01, 70.4]
+    for seed, value in enumerate(values):
+        write_run(tmp_path, seed=seed, top1=(1.0, value))
+    (cell,) = summarize(collect([tmp_path])).itertuples()
+    assert math.isclose(cell.mean, statistics.mean(values), rel_tol=1e-15)
+    assert math.isclose(cell.std, statistics.stdev(values), rel_tol=1e-15)  # statistics.pstdev is 13 % smaller
+    assert (cell.n, cell.expected, cell.missing) == (4, 4, "")
+
+
+def test_selection_rules_and_their_names(tmp_path):
+    scores = [90.0, *range(10, 34), 20.0]  # the last twenty: 15..33 and 20
+    write_run(tmp_path, top1=scores)
+    means = {select: summarize(collect([tmp_path]), select)["mean"].item() for select in ("last", "best", "median20")}
+    assert means == {"last": 20.0, "best": 90.0, "median20": statistics.median(scores[-20:])}
+    assert "last evaluation" in table(tmp_path)
+    assert "best on the test set (optimistic: chosen on the test set)" in table(tmp_path, select="best")
+    assert "median of the last 20 evaluations" in table(tmp_path, select="median20", format="latex")
+    assert summarize(collect([tmp_path]), metric="mean_class")["mean"].item() == 10.0
+    with pytest.raises(ValueError, match="median20"):
+        summarize(collect([tmp_path]), select="mean")
+
+
+def test_one_run_has_no_deviation(tmp_path):
+    write_run(tmp_path, top1=(61.25,))
+    assert cells(table(tmp_path))["fixmatch"] == ["**61.2** (1)"]
+
+
+def test_order_of_the_input_does_not_matter(tmp_path):
+    parts = [STUDY / "erm", STUDY / "fixmatch", STUDY / "mean_teacher", STUDY / "pseudo_label"]
+    for format in ("github", "csv", "latex"):
+        assert table(*parts, format=format) == table(*parts[::-1], format=format) == table(STUDY, format=format)
+    frame = collect([STUDY])
+    shuffled = frame.sample(frac=1, random_state=0)
+    assert render(summarize(shuffled)) == render(summarize(frame))
+    write_runs_csv(shuffled, tmp_path / "a.csv")
+    write_runs_csv(frame, tmp_path / "b.csv")
+    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
+
+
+def test_missing_runs_are_shown(tmp_path):
+    for seed in range(3):
+        write_run(tmp_path, "erm", seed=seed, top1=(50.0 + seed,))
+        write_run(tmp_path, "erm", data="Other", seed=seed)
+    write_run(tmp_path, seed=0, top1=(70.0,))
+    write_run(tmp_path, seed=1, top1=(72.0,))
+    write_run(tmp_path, seed=2, top1=None)
+    write_run(tmp_path, "pi_model", seed=1)
+    text = table(tmp_path)
+    assert cells(text)["fixmatch"] == ["**71.0** ± 1.4 (2/3)", "–", "–"]
+    assert cells(text)["pi_model"][0] == "60.0 (1/3)"
+    foot = text.splitlines()[-1]
+    assert foot.startswith("Missing: ")
+    for note in (
+        "fixmatch, Digits: seed 2 incomplete",
+        "fixmatch, Other: not launched",
+        "pi_model, Digits: seeds 0, 2 not launched",
+    ):
+        assert note in foot
+    assert "Missing" not in table(tmp_path / "erm")
+
+
+def test_a_metric_that_a_run_does_not_have_is_missing_not_averaged(tmp_path):
+    write_run(tmp_path)  # top5 is null there: fewer than five classes
+    text = table(tmp_path, metric="top5")
+    assert cells(text)["fixmatch"] == ["–"] and "seed 0 without top5" in text
+
+
+def test_runs_that_differ_in_more_than_the_seed_are_never_averaged(tmp_path):
+    for seed in range(2):
+        write_run(tmp_path, seed=seed, top1=(80.0,), threshold=0.95, lr=0.03, note=str(seed))
+        write_run(tmp_path, seed=seed, top1=(60.0,), threshold=0.8, lr=0.03)
+        write_run(tmp_path, data="Other", seed=seed, top1=(40.0,), threshold=0.95, lr=0.1)
+    rows = cells(table(tmp_path))
+    assert rows["fixmatch (threshold=0.95)"][:2] == ["**80.0** ± 0.0 (2)", "**40.0** ± 0.0 (2)"]
+    assert rows["fixmatch (threshold=0.8)"][:2] == ["60.0 ± 0.0 (2)", "–"]
+    assert not any("lr=" in row or "note" in row for row in rows)  # lr differs between data sets only
+
+
+def test_a_flag_that_older_runs_did_not_have_is_named_unset(tmp_path):
+    write_run(tmp_path, seed=0)
+    write_run(tmp_path, seed=1, mode="new")
+    assert {"fixmatch (mode=unset)", "fixmatch (mode=new)"} < set(cells(table(tmp_path)))
+
+
+def test_same_seed_and_arguments_but_another_hash_stand_alone(tmp_path):
+    folder = write_run(tmp_path / "a", seed=0, top1=(60.0,))
+    write_run(tmp_path / "a", seed=1, top1=(61.0,))
+    shutil.copytree(folder, tmp_path / "b" / "fixmatch" / "Digits" / "4x" / "0-other")
+    for path in (tmp_path / "b").rglob("*.json"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "args_hash": "feedfacecafe"}))
+    rows = cells(table(tmp_path))
+    assert "fixmatch (args_hash=feedfacecafe)" in rows and "fixmatch" not in rows
+    assert all(re.search(r"\(1/2\)$", row[0]) for name, row in rows.items() if name.startswith("fixmatch"))
+
+
+def test_summarize_refuses_two_runs_of_one_seed():
+    frame = collect([STUDY])
+    with pytest.raises(ValueError, match="two runs of seed 0"):
+        summarize(pd.concat([frame, frame]))
+
+
+def test_a_run_met_twice_counts_once(tmp_path, capsys):
+    shutil.copytree(STUDY, tmp_path / "copy")
+    write_runs_csv(collect([STUDY]), tmp_path / "runs.csv")
+    assert table(STUDY, tmp_path / "copy", STUDY / "erm", tmp_path / "runs.csv") == table(STUDY)
+    assert "two results" not in capsys.readouterr().err
+
+
+def test_a_run_with_two_results_is_named(tmp_path, capsys):
+    write_run(tmp_path / "a", top1=(60.0,))
+    write_run(tmp_path / "b", top1=(61.0,))
+    first = table(tmp_path / "a", tmp_path / "b")
+    assert "one run with two results" in capsys.readouterr().err
+    assert first == table(tmp_path / "b", tmp_path / "a")
+
+
+def test_finished_copy_of_an_incomplete_run_counts(tmp_path):
+    write_run(tmp_path / "a", top1=None)
+    folder = write_run(tmp_path / "b", top1=(61.0,))
+    folder.rename(folder.with_name("z-renamed"))
+    assert cells(table(tmp_path))["fixmatch"] == ["**61.0** (1)"]
+
+
+def test_runs_csv_reproduces_frame_and_tables_exactly(tmp_path):
+    write_run(
+        tmp_path / "runs", method="=cmd", data='a,"b"\n\'c', seed=1, top1=(100 / 3, 0.1 + 0.2), name="'x'", value=1e-300
+    )
+    write_run(tmp_path / "runs", method="NA", data="null", top1=None, arch="-1", path="é\r\n")
+    write_run(tmp_path / "runs", method="'quoted", seed=2**31)
+    frame = collect([tmp_path / "runs", STUDY])
+    write_runs_csv(frame, tmp_path / "deep" / "runs.csv")
+    back = read_runs_csv(tmp_path / "deep" / "runs.csv")
+    pd.testing.assert_frame_equal(back, frame, check_exact=True)
+    assert list(back["top1_last"].dropna()) == list(frame["top1_last"].dropna())
+    for format in ("github", "csv", "latex"):
+        assert table(tmp_path / "deep" / "runs.csv", format=format) == render(summarize(frame), format)
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["runs.csv"]
+    assert not re.search(r"^[=+@-]|,[=+@-]", (tmp_path / "deep" / "runs.csv").read_text(encoding="utf-8"), re.M)
+
+
+@pytest.mark.parametrize("damage", ["foreign", "cut", "number", "empty", "identity"])
+def test_a_csv_that_is_no_runs_csv_is_refused_in_one_line(damage, tmp_path, capsys):
+    path = tmp_path / "runs.csv"
+    write_runs_csv(collect([STUDY]), path)
+    text = path.read_text()
+    broken = {
+        "foreign": "a,b\n1,2\n", "cut": text[:-80], "number": text.replace(",81.0,", ",many,"), "empty": "",
+        "identity": text.replace('"{""arch""', '"{arch'),
+    }  # fmt: skip
+    path.write_text(broken[damage])
+    capsys.readouterr()
+    assert main([str(path)]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and str(path) in err
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"{", b"[]", b"null", b'"x"', b"\xff\xfe", b"[" * 100_000, b'{"schema": 1}', b'{"schema": 2}',
+        {"schema": 2}, {"evaluations": []}, {"evaluations": [1]}, {"evaluations": None}, {"evaluations": [{}]},
+        {"evaluations": [{"top1": "99"}]}, {"evaluations": [{"top1": math.nan}]}, {"evaluations": [{"top1": 101}]},
+        {"evaluations": [{"top1": True}]}, {"seed": "0"}, {"method": None}, {"labels_per_class": 4.5}, {"args": []},
+        {"identity": [["lr"]]}, {"args_hash": "of another"}, {"minutes": "long"},
+    ],
+)  # fmt: skip
+def test_broken_results_are_named_and_counted_as_incomplete(content, tmp_path, capsys):
+    write_run(tmp_path, seed=1, top1=(60.0,))
+    path = write_run(tmp_path, seed=0, top1=(99.0,)) / "result.json"
+    if isinstance(content, dict):
+        content = json.dumps({**json.loads(path.read_text()), **content}).encode()
+    path.write_bytes(content)
+    text = table(tmp_path)
+    assert cells(text)["fixmatch"] == ["**60.0** (1/2)"] and "seed 0 incomplete" in text
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and str(path) in err and "incomplete" in err
+
+
+def test_an_unreadable_args_json_costs_nothing_where_the_result_is_whole(tmp_path, capsys):
+    (write_run(tmp_path, seed=0) / "args.json").write_text("{")
+    (write_run(tmp_path, seed=1, top1=None) / "args.json").write_text("{}")
+    assert cells(table(tmp_path))["fixmatch"] == ["**60.0** (1)"]
+    assert capsys.readouterr().err.count("args.json: ") == 2
+
+
+def test_what_is_searched(tmp_path):
+    folder = write_run(tmp_path / "log", seed=0)
+    write_run(folder / "inner", seed=1)  # inside a run
+    write_run(tmp_path / "log" / ".trash", seed=2)
+    elsewhere = write_run(tmp_path / "elsewhere", seed=3)
+    (tmp_path / "log" / "link").symlink_to(elsewhere.parent, target_is_directory=True)
+    assert collect([tmp_path / "log"])["seed"].tolist() == [0]
+    assert collect([folder])["folder"].tolist() == ["/".join(folder.parts[-4:])]
+    assert collect([tmp_path / "log" / "link"])["seed"].tolist() == [3]  # named by the user
+    assert collect([tmp_path / "log" / "fixmatch", folder])["folder"].tolist() == ["/".join(folder.parts[-4:])]
+
+
+def test_bold_marks_printed_ties_but_no_oracle(tmp_path):
+    for method, value in (("a", 81.24), ("b", 81.21), ("c", 81.1), ("d", 9.0), ("erm", 12.0)):
+        write_run(tmp_path, method, top1=(value,), oracle=False)
+    write_run(tmp_path, "erm", top1=(99.0,), oracle=True, epochs=80)
+    write_run(tmp_path, "erm", data="Other", top1=(60.0,), oracle=True, epochs=80)
+    write_run(tmp_path, "a", data="Other", top1=(60.0,), oracle=False)
+    text = table(tmp_path)
+    rows = cells(text)
+    assert [rows[name][0] for name in "abcd"] == ["**81.2** (1)", "**81.2** (1)", "81.1 (1)", "9.0 (1)"]
+    assert rows["erm (oracle)"] == ["99.0 (1)", "60.0 (1)", "79.5"] and "not ranked" in text
+    assert rows["a"] == ["**81.2** (1)", "**60.0** (1)", "**70.6**"]
+    assert "oracle" not in table(tmp_path / "a").lower()
+
+
+def test_row_and_column_order(tmp_path):
+    for value in (0.95, 0.8, 10.0, 9.0):
+        write_run(tmp_path, "fixmatch", data="b", threshold=value)
+    for method, flags in (("dst", {}), ("erm", {"oracle": False}), ("erm", {"oracle": True})):
+        write_run(tmp_path, method, data="A", **flags)
+    rows = list(cells(table(tmp_path)))
+    variants = [f"fixmatch (threshold={value})" for value in (0.8, 0.95, 9.0, 10.0)]
+    assert rows[2:] == ["erm", "erm (oracle)", "dst", *variants]
+    assert cells(table(tmp_path))["Method"] == ["A", "b", "Average"]
+
+
+def test_oracle_variants_are_told_apart(tmp_path):
+    for lr in (0.1, 0.3):
+        write_run(tmp_path, "erm", oracle=True, lr=lr)
+    write_run(tmp_path, "erm", oracle=False, lr=0.03)
+    assert list(cells(table(tmp_path)))[2:] == ["erm", "erm (oracle, lr=0.1)", "erm (oracle, lr=0.3)"]
+
+
+def test_column_heads_name_what_varies(tmp_path):
+    write_run(tmp_path, labels=25)
+    write_run(tmp_path, labels=4)
+    assert cells(table(tmp_path))["Method"] == ["Digits, 4 labels/class", "Digits, 25 labels/class", "Average"]
+    assert "; net." in table(tmp_path)
+    write_run(tmp_path, labels=1, arch="vit")
+    heads = cells(table(tmp_path))["Method"]
+    assert heads[0] == "Digits, 1 label/class, vit" and heads[2] == "Digits, 25 labels/class, net"
+    write_run(tmp_path / "all", labels=9, all_labeled=True)
+    result = next((tmp_path / "all").rglob("result.json"))
+    result.write_text(json.dumps({**json.loads(result.read_text()), "labels_per_class": "all"}))
+    assert "all labels per class" in table(tmp_path / "all")
+
+
+def test_average_only_of_whole_rows(tmp_path):
+    for data, value in (("a", 10.0), ("b", 20.0), ("c", 60.0)):
+        write_run(tmp_path, "erm", data=data, top1=(value,))
+        if data != "c":
+            write_run(tmp_path, data=data, top1=(90.0,))
+    rows = cells(table(tmp_path))
+    assert rows["erm"][-1] == "**30.0**" and rows["fixmatch"][-1] == "–"
+    assert "Average" not in table(tmp_path / "erm" / "a")
+
+
+def test_names_are_escaped(tmp_path):
+    write_run(tmp_path, "a_b%c&d#e$f{g}h~i^j\\k", data="[x]|<b>*")
+    latex = table(tmp_path, format="latex")
+    assert r"a\_b\%c\&d\#e\$f\{g\}h\textasciitilde{}i\textasciicircum{}j\textbackslash{}k & " in latex
+    assert r"Method & {[}x]\textbar{}\textless{}b\textgreater{}* \\" in latex
+    for rule in (r"\toprule", r"\midrule", r"\bottomrule", r"\usepackage{booktabs}"):
+        assert latex.count(rule) == 1
+    assert cells(table(tmp_path))["Method"] == [r"[x]\|\<b>\*"]
+
+
+@pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@SUM(A1)", "\tx", "'=1"])
+def test_csv_is_safe_in_a_spreadsheet(name, tmp_path):
+    write_run(tmp_path, "m", data=name)
+    assert f",'{name}," in table(tmp_path, format="csv")
+
+
+def test_csv_numbers_are_plain_and_exact(tmp_path):
+    for seed, value in enumerate((100 / 3, 50.1)):
+        write_run(tmp_path, seed=seed, top1=(value,))
+    head, line = table(tmp_path, format="csv").splitlines()
+    cell = dict(zip(head.split(","), line.split(","), strict=True))
+    assert float(cell["mean"]) == statistics.mean((100 / 3, 50.1)) and cell["n"] == "2"
+    assert (cell["select"], cell["metric"]) == ("last", "top1")
+
+
+def test_main_writes_what_it_is_asked_to(tmp_path, capsys):
+    out, runs = tmp_path / "new" / "table.tex", tmp_path / "results" / "runs.csv"
+    assert main([str(STUDY), "--format", "latex", "--out", str(out), "--runs-csv", str(runs)]) == 0
+    printed, said = capsys.readouterr()
+    assert out.read_text(encoding="utf-8") == printed
+    assert str(out) in said and str(runs) in said
+    assert main([str(runs), "--format", "latex"]) == 0
+    assert capsys.readouterr().out == printed
+
+
+def test_main_without_runs_names_the_folders(tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    assert main([str(tmp_path / "empty")]) == 2
+    assert main([str(tmp_path / "absent")]) == 2
+    assert main([str(tmp_path / "empty"), "--out", str(tmp_path / "t.md")]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 3 and str(tmp_path / "empty") in err and str(tmp_path / "absent") in err
+    assert not (tmp_path / "t.md").exists()
+
+
+def test_main_with_incomplete_runs_only(tmp_path, capsys):
+    write_run(tmp_path, top1=None)
+    assert main([str(tmp_path)]) == 0
+    assert cells(capsys.readouterr().out)["fixmatch"] == ["–"]
+
+
+def test_render_refuses_what_it_does_not_know(tmp_path):
+    write_run(tmp_path)
+    with pytest.raises(ValueError, match="github, csv, latex"):
+        table(tmp_path, format="html")
+    with pytest.raises(ValueError, match="no runs"):
+        render(summarize(collect([])))
+
+
+def test_many_runs(tmp_path):
+    """A sanity bound on growth, not a speed test: 1,500 runs of forty evaluations must not take minutes."""
+    for seed in range(500):
+        for method in "abc":
+            write_run(tmp_path, method, seed=seed, top1=[50.0 + seed / 100] * 40)
+    assert cells(table(tmp_path))["a"][0].endswith("(500)")
