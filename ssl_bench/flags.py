@@ -31,7 +31,7 @@ def nearest(word: str, known: Iterable[str], what: str) -> str:
     """One line saying that `word` is no known `what`, with the closest names."""
     known = list(known)
     lower = {name.lower(): name for name in known}
-    close = [lower[hit] for hit in difflib.get_close_matches(word.lower(), lower, n=3, cutoff=0.6)]
+    close = [lower[hit] for hit in difflib.get_close_matches(word.lower(), lower, n=3, cutoff=0.7)]
     hint = f"; did you mean {' or '.join(close)}?" if close else ""
     if not close and len(known) <= 20:
         hint = f"; known: {', '.join(sorted(known))}"

@@ -137,8 +137,6 @@ def train(run: Run, threads: int) -> tuple[int, float]:
     run.folder.mkdir(parents=True, exist_ok=True)
     with open(run.folder / "log.txt", "a", encoding="utf-8") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
         code = launch.run_command(load_method(run.method), run.argv)
-    if code > 128:
-        os._exit(code)  # stopped by a signal: returning would let this worker start the next run
     return code, time.perf_counter() - begun
 
 
@@ -151,10 +149,7 @@ def execute(runs: Sequence[Run], jobs: int, threads: int) -> list[Run]:
     begun = time.perf_counter()
     try:
         with _terminable():
-            futures = {pool.submit(train, run, threads): run for run in runs}
-            for done, future in enumerate(concurrent.futures.as_completed(futures), 1):
-                run = futures[future]
-                code, seconds = future.result()
+            for done, (run, code, seconds) in enumerate(_as_completed(pool, runs, jobs, threads), 1):
                 if code:
                     failed.append(run)
                 left = (time.perf_counter() - begun) / done * (len(runs) - done)
@@ -171,6 +166,20 @@ def execute(runs: Sequence[Run], jobs: int, threads: int) -> list[Run]:
         bar.close()
         pool.shutdown(wait=True, cancel_futures=True)
     return failed
+
+
+def _as_completed(
+    pool: concurrent.futures.ProcessPoolExecutor, runs: Sequence[Run], jobs: int, threads: int
+) -> Iterator[tuple[Run, int, float]]:
+    """Never more submitted than workers: a stopped study must find nothing queued that a worker would still begin."""
+    waiting, running = list(reversed(runs)), {}
+    while waiting or running:
+        while waiting and len(running) < jobs:
+            run = waiting.pop()
+            running[pool.submit(train, run, threads)] = run
+        finished, _ = concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED)
+        for future in finished:
+            yield running.pop(future), *future.result()
 
 
 def _outcome(run: Run, code: int) -> str:

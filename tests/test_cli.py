@@ -1,0 +1,60 @@
+"""The ssl-bench command: what it dispatches, what it prints, and that help needs no torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from ssl_bench import cli, study
+
+
+def run(capsys, *argv: str) -> tuple[int, str, str]:
+    code = cli.run(list(argv))
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.mark.parametrize("argv", [(), ("--help",), ("-h",)])
+def test_help_lists_commands_and_methods(capsys, argv):
+    code, out, _ = run(capsys, *argv)
+    assert code == 0
+    assert all(f"  {name} " in out for name in [*cli.COMMANDS, *study.method_names()])
+
+
+@pytest.mark.parametrize("word", ["--help", "list", "--version"])
+def test_help_and_list_do_not_import_torch(word):
+    code = f"import sys; from ssl_bench import cli; cli.run([{word!r}]); sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and done.stdout, done.stderr
+
+
+def test_list_names_methods_sets_recipes_and_studies(capsys):
+    _, out, _ = run(capsys, "list")
+    for name in ("fixmatch", "CIFAR100", "package.module:Name", "base", "digits"):
+        assert name in out
+
+
+@pytest.mark.parametrize(("word", "near"), [("fixmtch", "fixmatch"), ("tabel", "table"), ("fix_match", "fixmatch")])
+def test_an_unknown_word_is_one_line_with_the_nearest(capsys, word, near):
+    code, out, err = run(capsys, word)
+    assert code == 2 and not out and err.count("\n") == 1 and near in err
+
+
+def test_a_methods_help_shows_every_flag_with_its_default(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.run(["fixmatch", "--help"])
+    out = " ".join(capsys.readouterr().out.split())
+    assert stop.value.code == 0
+    assert "--threshold FLOAT confidence above which (strictly) a prediction becomes a label [>= 0 and <= 1] [default 0.95]" in out
+    assert "arXiv:2001.07685" in out
+
+
+def test_a_script_runs_by_path_from_any_folder(tmp_path):
+    from pathlib import Path
+
+    script = Path(__file__).parent.parent / "methods" / "fixmatch.py"
+    done = subprocess.run([sys.executable, str(script), "--treshold", "1"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stderr.strip() == "fixmatch: error: unknown flag '--treshold'; did you mean --threshold? (--help lists all)"
+    assert not list(tmp_path.iterdir())

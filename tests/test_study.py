@@ -1,0 +1,126 @@
+"""Studies: planned and checked as a whole, trained by workers, continued when stopped, ending in a table."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import TINY
+
+from ssl_bench import flags, study
+
+SMALL = """
+methods: [erm, fixmatch]
+num_samples_per_class: [1, 4]
+seeds: [0]
+settings:
+  - {data: Digits}
+"""
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small.yaml").write_text(SMALL)
+    return tmp_path
+
+
+def test_a_study_trains_continues_and_ends_in_a_table(small, capsys):
+    assert study.main(["small.yaml", "--jobs", "2", *TINY]) == 0
+    out = capsys.readouterr().out
+    assert "4 runs, 0 done already" in out and "[4/4]" in out
+    table = (small / "runs" / "small.md").read_text()
+    assert table in out and "Digits, 1" in table and "fixmatch" in table
+    assert (small / "runs" / "small.tex").read_text().count("tabular") == 2
+    assert len((small / "runs" / "small-runs.csv").read_text().splitlines()) == 5
+
+    (victim,) = (small / "runs" / "erm" / "Digits" / "1x").iterdir()
+    before = {path: path.stat().st_mtime_ns for path in small.rglob("result.json")}
+    shutil.rmtree(victim)
+    assert study.main(["small.yaml", *TINY]) == 0
+    assert "4 runs, 3 done already" in capsys.readouterr().out
+    assert (small / "runs" / "small.md").read_text() == table
+    assert {path: stamp for path, stamp in before.items() if path.parent != victim}.items() <= {
+        path: path.stat().st_mtime_ns for path in small.rglob("result.json")
+    }.items()
+
+
+def test_a_run_that_fails_is_named_and_the_others_go_on(small, capsys):
+    assert study.main(["small.yaml", "--num-samples-per-class", "4", "500", "--methods", "erm", *TINY]) == 1
+    captured = capsys.readouterr()
+    assert "FAILED erm" in captured.out and "500 per class were asked for" in captured.out
+    assert "failed: ssl-bench erm --data Digits --num-samples-per-class 500" in captured.err
+    assert "erm" in (small / "runs" / "small.md").read_text()
+
+
+def test_dry_run_prints_commands_and_leaves_nothing(small, capsys):
+    assert study.main(["small.yaml", "--dry-run", "--seeds", "3", "4"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 8 and lines[0] == "ssl-bench erm --data Digits --num-samples-per-class 1 --seed 3 --log runs"
+    assert [path.name for path in small.iterdir()] == ["small.yaml"]
+
+
+def test_planned_commands_resolve_to_the_same_run(small):
+    runs = study.plan(study.read_study("digits"), "runs", [])
+    assert len({run.folder for run in runs}) == len(runs) == 4 * 2 * 3
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("methods: [erm]\nsetings: []", "settings"),
+        ("methods: [erm]", "lacks settings"),
+        ("methods: erm\nsettings: [{data: Digits}]", "must be a list"),
+        ("[1, 2]", "must map"),
+        ("methods: [", "cannot be read"),
+    ],
+)
+def test_a_bad_study_is_one_line(small, capsys, text, words):
+    (small / "small.yaml").write_text(text)
+    assert study.main(["small.yaml"]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and words in err
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [(["digts"], "digits"), (["small.yaml", "--methods", "fixmtch"], "fixmatch"), (["small.yaml", "--treshold", "1"], "--treshold")],
+)
+def test_names_are_checked_before_anything_is_trained(small, capsys, argv, words):
+    assert study.main(argv) == 2
+    assert words in capsys.readouterr().err
+    assert not (small / "runs").exists()
+
+
+def test_settings_become_flags():
+    assert study._as_flags({"data": "X", "scratch": True, "pool": False, "lr": 0.1, "norm_mean": [0.5, 0.5, 0.5], "root": "d"}) == [
+        "d", "--data", "X", "--scratch", "--no-pool", "--lr", "0.1", "--norm-mean", "0.5", "0.5", "0.5",
+    ]  # fmt: skip
+
+
+def test_unknown_study_lists_what_there_is():
+    with pytest.raises(flags.FlagError, match="known: digits"):
+        study.read_study("nothing-like-it")
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_study_saves_its_runs_and_starts_no_further_one(small, signum):
+    command = [sys.executable, "-c", "from ssl_bench.cli import main; main()", "study", "small.yaml", "--jobs", "1", *TINY]
+    command += ["--epochs", "2000"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    end = time.monotonic() + 120
+    while not list(small.rglob("state-*.pt")):
+        assert time.monotonic() < end and process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signum)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and err.strip() == "ssl-bench study: stopped; the same command continues"
+    (log,) = small.rglob("log.txt")  # one run was begun, and no other after the signal
+    assert "the same command continues" in log.read_text()
+    (metrics,) = small.rglob("metrics.jsonl")
+    assert json.loads(metrics.read_text().splitlines()[0])["step"] == 2
