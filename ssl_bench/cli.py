@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import ast
 import sys
 from collections.abc import Sequence
 from importlib import resources
+
+from ssl_bench.catalog import load_method, method_summaries
 
 COMMANDS = {
     "study": "train methods x settings x seeds and make the table [default: scikit-learn's digits]",
@@ -41,29 +42,19 @@ def run(argv: list[str]) -> int:
     if word == "list":
         print(_list())
         return 0
-    if word in _summaries():
-        from ssl_bench import launch, study
+    if word in method_summaries():
+        from ssl_bench import launch
 
-        return launch.run_command(study.load_method(word), rest)
+        return launch.run_command(load_method(word), rest)
     from ssl_bench import flags
 
-    print(f"ssl-bench: error: {flags.nearest(word, [*COMMANDS, *_summaries()], 'command or method')}", file=sys.stderr)
+    print(f"ssl-bench: error: {flags.nearest(word, [*COMMANDS, *method_summaries()], 'command or method')}", file=sys.stderr)
     return 2
-
-
-def _summaries() -> dict[str, str]:
-    """Method -> first line of its script's docstring, read without importing it."""
-    found = {}
-    for file in resources.files("ssl_bench.methods").iterdir():
-        if file.name.endswith(".py") and not file.name.startswith("_"):
-            docstring = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
-            found[file.name[:-3]] = docstring.partition("\n")[0]
-    return dict(sorted(found.items()))
 
 
 def _help() -> str:
     rows = [f"  {name:<14} {text}" for name, text in COMMANDS.items()]
-    methods = [f"  {name:<14} {text}" for name, text in _summaries().items()]
+    methods = [f"  {name:<14} {text}" for name, text in method_summaries().items()]
     return "\n".join(
         ["usage: ssl-bench COMMAND|METHOD [flags]     (COMMAND|METHOD --help lists the flags)", "", "commands:", *rows, "",
          "methods:", *methods, "", "examples:", "  ssl-bench study", "  ssl-bench fixmatch",
@@ -77,5 +68,5 @@ def _list() -> str:
     shipped = resources.files("ssl_bench.recipes")
     recipes = sorted(file.name[:-5] for file in shipped.iterdir() if file.name.endswith(".yaml"))
     studies = sorted(file.name[:-5] for file in shipped.joinpath("studies").iterdir() if file.name.endswith(".yaml"))
-    rows = {"methods": list(_summaries()), "data sets": [*zoo.names(), "package.module:Name"], "recipes": recipes, "studies": studies}
+    rows = {"methods": list(method_summaries()), "data sets": [*zoo.names(), "package.module:Name"], "recipes": recipes, "studies": studies}
     return "\n".join(f"{what + ':':<11} {', '.join(names)}" for what, names in rows.items())

@@ -66,7 +66,7 @@ class RunFolder:
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         body = dict(
             method=method, args=dataclasses.asdict(args), args_hash=args_hash(method, args), identity=list(identity(args)),
-            recipe=recipe, recipe_hash=recipe_hash, command=sys.argv,
+            recipe=recipe, recipe_hash=recipe_hash,
         )
         write_json(self.path / "args.json", body)
         write_json(self.path / "environment.json", environment())

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import concurrent.futures
 import contextlib
-import importlib
 import multiprocessing
 import os
 import signal
@@ -26,7 +25,7 @@ from tqdm import tqdm
 
 from ssl_bench import flags, launch, record, table
 from ssl_bench.atomic import write_bytes
-from ssl_bench.method import Method
+from ssl_bench.catalog import load_method, method_names
 
 KEYS = ("methods", "settings", "num_samples_per_class", "seeds")
 
@@ -52,24 +51,6 @@ class Run:
 
     def __str__(self) -> str:
         return " ".join(("ssl-bench", self.method, *self.argv))
-
-
-def load_method(name: str) -> type[Method]:
-    """The Method that the script ``methods/<name>.py`` defines."""
-    module = importlib.import_module(f"ssl_bench.methods.{name}")
-    found = [
-        value for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, Method) and value.__module__ == module.__name__
-    ]  # fmt: skip
-    if len(found) != 1 or found[0].name != name:
-        raise TypeError(f"{module.__file__} must define exactly one Method, named {name!r}")
-    return found[0]
-
-
-def method_names() -> list[str]:
-    """The shipped methods: the file name is the registry."""
-    files = resources.files("ssl_bench.methods").iterdir()
-    return sorted(file.name[:-3] for file in files if file.name.endswith(".py") and not file.name.startswith("_"))
 
 
 def read_study(source: str) -> Study:

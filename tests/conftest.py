@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ssl_bench import launch, study, zoo
+from ssl_bench import catalog, launch, zoo
 from ssl_bench.args import Args
 from ssl_bench.method import Method
 from ssl_bench.pools import Pools, make_pools
@@ -53,7 +53,7 @@ class TinyRun:
     """One method on digits, stepped by hand through the real trainer."""
 
     def __init__(self, name: str, argv: tuple[str, ...], data) -> None:
-        method = study.load_method(name)
+        method = catalog.load_method(name)
         self.args, _ = launch.resolve(method, [*TINY, *LIVE.get(name, []), *argv])
         self.pools: Pools = make_pools(data, self.args.num_samples_per_class, self.args.seed)
         self.start(method)
@@ -76,7 +76,7 @@ class TinyRun:
 
 
 def resolved(name: str, *argv: str) -> Args:
-    return launch.resolve(study.load_method(name), argv)[0]
+    return launch.resolve(catalog.load_method(name), argv)[0]
 
 
 def only_run(log: Path) -> Path:

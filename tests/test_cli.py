@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from ssl_bench import cli, study
+from ssl_bench import catalog, cli
 
 
 def run(capsys, *argv: str) -> tuple[int, str, str]:
@@ -20,7 +20,7 @@ def run(capsys, *argv: str) -> tuple[int, str, str]:
 def test_help_lists_commands_and_methods(capsys, argv):
     code, out, _ = run(capsys, *argv)
     assert code == 0
-    assert all(f"  {name} " in out for name in [*cli.COMMANDS, *study.method_names()])
+    assert all(f"  {name} " in out for name in [*cli.COMMANDS, *catalog.method_names()])
 
 
 @pytest.mark.parametrize("word", ["--help", "list", "--version"])

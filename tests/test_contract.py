@@ -17,13 +17,13 @@ import torch
 from conftest import BN_FREE, LIVE, TINY, only_run
 from torch import nn
 
-from ssl_bench import launch, study
+from ssl_bench import catalog, launch
 from ssl_bench.datasets.images import Images
 from ssl_bench.record import read_jsonl
 from ssl_bench.weights import read_tensors
 
 REPOSITORY = Path(__file__).parent.parent
-METHODS = study.method_names()
+METHODS = catalog.method_names()
 GOLDEN = Path(__file__).parent / "golden" / "losses.json"
 
 
@@ -33,7 +33,7 @@ def test_every_method_has_a_live_row_and_a_golden():
 
 @pytest.mark.parametrize("name", METHODS)
 def test_name_is_the_file_stem(name):
-    assert study.load_method(name).name == name
+    assert catalog.load_method(name).name == name
 
 
 # 1. Exact resume
@@ -48,7 +48,7 @@ def resumed(tmp_path_factory) -> dict[tuple[str, str], tuple[Path, Path]]:
         for cut, freq in (("mid-epoch", 4), ("epoch edge", 0)):
             whole, part = root / f"{name}-{freq}", root / f"{name}-{freq}-resumed"
             argv = [*TINY, *LIVE[name], "--checkpoint-freq", str(freq)]
-            assert launch.run_command(study.load_method(name), [*argv, "--log", str(whole)]) == 0
+            assert launch.run_command(catalog.load_method(name), [*argv, "--log", str(whole)]) == 0
             shutil.copytree(whole, part)
             folder = only_run(part)
             (folder / "result.json").unlink()
@@ -56,8 +56,8 @@ def resumed(tmp_path_factory) -> dict[tuple[str, str], tuple[Path, Path]]:
             commands.append([name, *argv, "--log", str(part)])
             folders[name, cut] = only_run(whole), folder
     code = (
-        "import json, sys, torch; torch.set_num_threads(1)\nfrom ssl_bench import launch, study\n"
-        "for name, *argv in json.loads(sys.argv[1]):\n    assert launch.run_command(study.load_method(name), argv) == 0, argv\n"
+        "import json, sys, torch; torch.set_num_threads(1)\nfrom ssl_bench import catalog, launch\n"
+        "for name, *argv in json.loads(sys.argv[1]):\n    assert launch.run_command(catalog.load_method(name), argv) == 0, argv\n"
     )
     done = subprocess.run([sys.executable, "-c", code, json.dumps(commands)], capture_output=True, text=True, cwd=root, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -191,7 +191,7 @@ FLOORS = (
     "streams record",
     "evaluate pools",
     "method",
-    "trainer",
+    "trainer catalog",
     "launch",
     "study",
     "cli",
@@ -242,7 +242,7 @@ def test_a_method_imports_no_other_method_and_nothing_hidden(name):
 def test_every_flag_is_read_somewhere(name):
     script = (REPOSITORY / "methods" / f"{name}.py").read_text()
     library = "\n".join(path.read_text() for path in (REPOSITORY / "ssl_bench").rglob("*.py") if path.name != "args.py")
-    for field in dataclasses.fields(study.load_method(name).Args):
+    for field in dataclasses.fields(catalog.load_method(name).Args):
         assert re.search(rf"args\.{field.name}\b|given.get\(\"{field.name}\"", script + library), f"--{field.name} is never read"
 
 

@@ -14,9 +14,7 @@ import test_streams
 import torch
 from test_contract import assert_trees_equal, check_differs_from_erm, check_no_idle_term, check_no_peeking
 
-from test_streams import images  # noqa: F401
-
-from ssl_bench import losses, pools, record, runs, schedules, study, trainer
+from ssl_bench import catalog, losses, pools, record, runs, schedules, trainer
 from ssl_bench.ema import EMATeacher
 from ssl_bench.pools import make_pools
 from ssl_bench.streams import EndlessOrder
@@ -29,7 +27,7 @@ def caught(check, *args) -> None:
 
 def script(name: str):
     """The module of a method, where its imported losses can be replaced."""
-    return sys.modules[study.load_method(name).__module__]
+    return sys.modules[catalog.load_method(name).__module__]
 
 
 def test_an_unlabelled_loss_without_gradient(tiny, monkeypatch):
@@ -62,7 +60,7 @@ def test_a_teacher_that_receives_gradient(tiny, monkeypatch):
 
 
 def test_true_labels_of_unlabelled_images_used_in_training(tiny, monkeypatch):
-    method = study.load_method("fixmatch")
+    method = catalog.load_method("fixmatch")
     original = method.train_step
 
     def peeking(self, batch, loop):
@@ -73,8 +71,8 @@ def test_true_labels_of_unlabelled_images_used_in_training(tiny, monkeypatch):
 
 
 def test_a_method_that_is_erm_in_disguise(tiny, monkeypatch):
-    method = study.load_method("mean_teacher")
-    monkeypatch.setattr(method, "train_step", study.load_method("erm").train_step)
+    method = catalog.load_method("mean_teacher")
+    monkeypatch.setattr(method, "train_step", catalog.load_method("erm").train_step)
     caught(check_differs_from_erm, tiny, "mean_teacher")
 
 
@@ -96,10 +94,10 @@ def test_a_loss_divided_by_the_kept_instead_of_the_batch(tiny, monkeypatch):
     caught(check_divided_by_batch)
 
 
-def test_an_order_that_ignores_the_seed(images, monkeypatch):
+def test_an_order_that_ignores_the_seed(monkeypatch):
     original = EndlessOrder.__init__
     monkeypatch.setattr(EndlessOrder, "__init__", lambda self, n, size, *key: original(self, n, size, 0))
-    caught(test_streams.test_other_seed_other_order_and_other_images, images)
+    caught(test_streams.test_other_seed_other_order_and_other_images, test_streams.make_images())
 
 
 def test_a_split_that_ignores_the_seed(digits, monkeypatch):

@@ -16,10 +16,14 @@ CPU = torch.device("cpu")
 FLAGS = dict(image_size=8, resizing="cifar", mean=(0.5,) * 3, std=(0.5,) * 3, policy="rand-m10-n2-mstd2")
 
 
-@pytest.fixture
-def images() -> Images:
+def make_images() -> Images:
     pixels = torch.randint(0, 256, (30, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     return Images(np.arange(30), pixels)
+
+
+@pytest.fixture
+def images() -> Images:
+    return make_images()
 
 
 def take(images, n, start=0, seed=0, rank=0, world=1, batch_size=8, views=("weak", "strong")):

@@ -32,11 +32,11 @@ def setup(flags: list[str]):
     import torch
     import torch.nn.functional as F
 
-    from ssl_bench import launch, study, zoo
+    from ssl_bench import catalog, launch, zoo
     from ssl_bench.pools import make_pools
     from ssl_bench.trainer import Trainer, training_batches, training_views
 
-    erm = study.load_method("erm")
+    erm = catalog.load_method("erm")
     args, _ = launch.resolve(erm, flags)
     pools = make_pools(zoo.load("Digits", None), 4, 0)
     device = torch.device("cpu")
