@@ -19,6 +19,7 @@ def confusion_matrix(prediction: Tensor, target: Tensor, num_classes: int) -> Te
 
 def mean_class_accuracy(confusion: Tensor) -> float:
     """Mean over the classes that occur of the fraction predicted right, in [0, 1]."""
+    confusion = confusion.cpu().double()
     counts = confusion.sum(dim=1)
     return (confusion.diagonal() / counts)[counts > 0].mean().item()
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -187,6 +188,7 @@ def fit(method: Method, pools: Pools, args: Args, run: RunFolder, device: torch.
 
     Raises NonFiniteLoss, Interrupted (SIGTERM, Ctrl-C; after saving), OSError (a checkpoint could not be written).
     """
+    _forget_peak_memory(device)
     method.to(device).train()
     trainer = Trainer(method, args, device)
     state = run.load_state()
@@ -266,13 +268,20 @@ def _evaluate_and_record(trainer: Trainer, pools: Pools, run: RunFolder, view: V
         run.save_weights("best", weights)
 
 
+def _forget_peak_memory(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    with contextlib.suppress(OSError):  # Linux only; elsewhere the figure is the peak of the process so far
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def _peak_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-@contextmanager
+@contextlib.contextmanager
 def interruptions() -> Iterator[list[int]]:
     """While inside, SIGTERM and SIGINT are only noted in the list; a second SIGINT is Python's own KeyboardInterrupt."""
     arrived: list[int] = []

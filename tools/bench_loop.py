@@ -27,33 +27,37 @@ FLAGS = {
 }
 
 
-def setup(flags: list[str]):
-    """(suite step, bare step): each a function that makes one update."""
+def suite_loop(flags: list[str]) -> Callable[[], None]:
+    """One update of the suite's ERM per call."""
     import torch
-    import torch.nn.functional as F
 
-    from ssl_bench import catalog, launch, zoo
-    from ssl_bench.pools import make_pools
-    from ssl_bench.trainer import Trainer, training_batches, training_views
+    from ssl_bench import launch
+    from ssl_bench.trainer import Trainer, training_batches
 
-    erm = catalog.load_method("erm")
-    args, _ = launch.resolve(erm, flags)
-    pools = make_pools(zoo.load("Digits", None), 4, 0)
+    erm, args, pools = _task(flags)
     device = torch.device("cpu")
     method = launch.build(erm, args, pools, pretrained=False).train()
     trainer = Trainer(method, args, device)
     batches = training_batches(method, pools, args, device, 0)
+    return lambda: trainer.update(next(batches))
 
+
+def bare_loop(flags: list[str]) -> Callable[[], None]:
+    """One update per call of what a person would write by hand for the same network and views."""
+    import torch
+    import torch.nn.functional as F
+
+    from ssl_bench import launch
+    from ssl_bench.trainer import training_views
+
+    erm, args, pools = _task(flags)
     model = launch.build(erm, args, pools, pretrained=False).model.train()
     weak, strong = training_views(("weak", "strong"), args)
     optimizer = torch.optim.SGD(model.parameters(), lr=args.lr, momentum=0.9, nesterov=True, weight_decay=args.wd)
     pixels, targets = pools.labeled.pixels, torch.from_numpy(pools.labeled.targets)
     generator = torch.Generator().manual_seed(0)
 
-    def suite() -> None:
-        trainer.update(next(batches))
-
-    def bare() -> None:
+    def update() -> None:
         index = torch.randint(len(targets), (args.batch_size,), generator=generator)
         x, y = pixels[index].expand(-1, 3, -1, -1), targets[index]
         optimizer.zero_grad(set_to_none=True)
@@ -62,14 +66,24 @@ def setup(flags: list[str]):
         loss.backward()
         optimizer.step()
 
-    return suite, bare
+    update.model, update.test = model, pools.test
+    return update
+
+
+def _task(flags: list[str]):
+    from ssl_bench import catalog, launch, zoo
+    from ssl_bench.pools import make_pools
+
+    erm = catalog.load_method("erm")
+    args, _ = launch.resolve(erm, flags)
+    return erm, args, make_pools(zoo.load("Digits", None), 4, 0)
 
 
 def step(rounds: int = 31, steps: int = 8) -> dict:
     """Median over rounds of (suite seconds / bare seconds), the two in turn."""
     figures = {}
     for name, flags in FLAGS.items():
-        suite, bare = setup(flags)
+        suite, bare = suite_loop(flags), bare_loop(flags)
         for warm in (suite, bare) * 3:
             warm()
         pairs = [(_seconds(suite, steps), _seconds(bare, steps)) for _ in range(rounds)]
@@ -90,17 +104,46 @@ def _seconds(function: Callable[[], None], steps: int) -> float:
     return time.perf_counter() - begun
 
 
-def memory(steps: int = 60) -> dict:
-    """Peak resident memory of each loop in a process of its own, MiB."""
-    peaks = {}
-    for index, which in enumerate(("suite", "bare")):
-        code = (
-            f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\nimport bench_loop\n"
-            f"loops = bench_loop.setup(bench_loop.FLAGS['cnn'])\nfor _ in range({steps}): loops[{index}]()\nprint(bench_loop.peak())"
-        )
+def memory() -> dict:
+    """Peak resident memory, MiB: a whole suite run (with evaluation and checkpoints) and a bare loop that also evaluates, each
+    in a process of its own; medians of three."""
+    head = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\nimport bench_loop\n"
+    codes = {"suite": head + "bench_loop.whole_run()", "bare": head + "bench_loop.bare_run()"}
+    figures = {}
+    for which, code in codes.items():
         outputs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout for _ in range(3)]
-        peaks[which] = statistics.median(float(output.split()[-1]) for output in outputs)
-    return {"suite_mib": peaks["suite"], "bare_mib": peaks["bare"], "ratio": peaks["suite"] / peaks["bare"]}
+        figures[f"{which}_mib"] = statistics.median(float(output.split()[-1]) for output in outputs)
+    return {**figures, "ratio": figures["suite_mib"] / figures["bare_mib"]}
+
+
+def whole_run() -> None:
+    """`ssl-bench erm` on digits with a ResNet-18, and this process's peak memory."""
+    import tempfile
+
+    from ssl_bench import catalog, launch
+
+    with tempfile.TemporaryDirectory() as log:
+        flags = [*FLAGS["wide"], "--epochs", "1", "--iters-per-epoch", "30", "--log", log]
+        assert launch.run_command(catalog.load_method("erm"), flags) == 0
+    print(peak())
+
+
+def bare_run() -> None:
+    """The same by hand: 30 updates, then the test set in batches of 256."""
+    import torch
+
+    from ssl_bench.trainer import test_view
+
+    update = bare_loop(FLAGS["wide"])
+    for _ in range(30):
+        update()
+    view = test_view(_task(FLAGS["wide"])[1])
+    update.model.eval()
+    with torch.no_grad():
+        for first in range(0, len(update.test), 256):
+            x = update.test.pixels[first : first + 256].expand(-1, 3, -1, -1)
+            update.model(view(x, torch.Generator()))
+    print(peak())
 
 
 def peak() -> float:
@@ -113,7 +156,7 @@ def startup() -> dict:
     help_ = "from ssl_bench.cli import run; run(['--help'])"
     first = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-        "import ssl_bench, bench_loop\nbench_loop.setup([])[0]()"
+        "import ssl_bench, bench_loop\nbench_loop.suite_loop([])()"
     )
     result = {}
     for name, code in (("help_s", help_), ("first_step_s", first)):

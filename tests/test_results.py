@@ -1,0 +1,51 @@
+"""The committed evidence says what the README says."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from pathlib import Path
+
+import pytest
+
+from ssl_bench import runs, table
+
+REPOSITORY = Path(__file__).parent.parent
+RESULTS = REPOSITORY / "results"
+
+
+@pytest.fixture(scope="module")
+def evidence():
+    return runs.collect([RESULTS / "digits"])
+
+
+@pytest.mark.parametrize(("form", "ending"), [("github", "md"), ("csv", "csv"), ("latex", "tex")])
+def test_tables_are_made_from_the_runs_and_from_runs_csv_alike(evidence, form, ending):
+    committed = (RESULTS / f"digits.{ending}").read_text()
+    assert table.render(table.summarize(evidence), form) == committed
+    assert table.render(table.summarize(runs.collect([RESULTS / "runs.csv"])), form) == committed
+
+
+def test_the_readmes_table_is_the_committed_one():
+    rows = [line for line in (RESULTS / "digits.md").read_text().splitlines() if line.startswith("|")]
+    assert "\n".join(rows) in (REPOSITORY / "README.md").read_text()
+
+
+@pytest.mark.parametrize("method", ["fixmatch", "mean_teacher"])
+def test_semi_supervised_beats_supervised_by_more_than_one_standard_error(evidence, method):
+    cnn = evidence[(evidence["arch"] == "test_resnet") & (evidence["state"] == "done")]
+    scores = {name: list(cnn[cnn["method"] == name]["top1_last"]) for name in ("erm", method)}
+    assert all(len(values) == 5 for values in scores.values())
+    error = math.sqrt(sum(statistics.variance(values) / 5 for values in scores.values()))
+    assert statistics.mean(scores[method]) - statistics.mean(scores["erm"]) > error
+
+
+def test_every_method_saw_the_same_labels(evidence):
+    hashes = evidence.groupby("seed")[["split_labeled", "split_unlabeled"]].nunique()
+    assert (hashes == 1).all(axis=None)
+
+
+def test_no_path_of_the_machine_is_in_the_evidence():
+    for path in RESULTS.rglob("*.json*"):
+        text = path.read_text()
+        assert "/home/" not in text and "/tmp/" not in text and "/root/" not in text, path

@@ -1,0 +1,49 @@
+"""Copy the evidence of finished runs (no checkpoints) into a folder to commit, and make its tables.
+
+    python tools/collect_results.py runs results digits
+
+copies each run's args.json, result.json and metrics.jsonl to results/digits/<method>/<data>/<n>x/<run>, and writes
+results/digits.md, .csv, .tex from all that is there, and results/runs.csv from every study under results/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+from ssl_bench import runs, table
+from ssl_bench.atomic import write_bytes
+
+EVIDENCE = ("args.json", "result.json", "metrics.jsonl")
+
+
+def collect(source: Path, results: Path, study: str) -> int:
+    """Number of finished runs copied; runs copied before stay."""
+    count = 0
+    for result in sorted(source.rglob("result.json")):
+        run = result.parent
+        target = results / study / Path(*run.parts[-4:])
+        target.mkdir(parents=True, exist_ok=True)
+        for name in EVIDENCE:
+            shutil.copyfile(run / name, target / name)
+        count += 1
+    summary = table.summarize(runs.collect([results / study]))
+    for form, ending in (("github", "md"), ("csv", "csv"), ("latex", "tex")):
+        write_bytes(results / f"{study}.{ending}", table.render(summary, form).encode())
+    studies = [folder for folder in sorted(results.iterdir()) if folder.is_dir()]
+    runs.write_runs_csv(runs.collect(studies), results / "runs.csv")
+    return count
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", type=Path, help="the --log folder of the runs")
+    parser.add_argument("results", type=Path, help="the folder to commit")
+    parser.add_argument("study", help="name of the study")
+    options = parser.parse_args()
+    print(f"{collect(options.source, options.results, options.study)} runs -> {options.results / options.study}")
+
+
+if __name__ == "__main__":
+    main()
