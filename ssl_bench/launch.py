@@ -18,13 +18,14 @@ from ssl_bench.args import Args
 from ssl_bench.atomic import write_json
 from ssl_bench.evaluate import evaluate
 from ssl_bench.flags import FlagError
+from ssl_bench.interrupt import Interrupted
 from ssl_bench.method import Method, Stage, Task
 from ssl_bench.models import check_arch
 from ssl_bench.pools import Pools, labels_are_given, make_pools, with_true_labels
 from ssl_bench.recipe import Recipe
 from ssl_bench.recipe import resolve as resolve_recipe
 from ssl_bench.streams import INITIAL, seed_of
-from ssl_bench.trainer import Interrupted, NonFiniteLoss, autocast, fit, test_view
+from ssl_bench.trainer import NonFiniteLoss, autocast, fit, test_view
 from ssl_bench.weights import load_classifier, read_weights
 
 USER_ERRORS = (ValueError, OSError, NonFiniteLoss)
@@ -67,7 +68,10 @@ def _fail(prog: str, error: Exception, code: int) -> int:
 
 
 def resolve(method: type[Method], argv: Sequence[str]) -> tuple[Args, Recipe]:
-    """Defaults < recipe < command line, converted and range-checked; no data and no network are touched.  FlagError."""
+    """Defaults < recipe < command line, converted and range-checked.  FlagError.
+
+    No data and no network are touched, but for a look whether the root folder has a labelled/ part.
+    """
     summary = (sys.modules[method.__module__].__doc__ or method.__doc__ or "").strip()
     given = flags.parse(method.Args, argv, method.name, summary)
     if given.get("root") is not None and "data" not in given:
@@ -97,8 +101,8 @@ def train(method: type[Method], args: Args, recipe: Recipe) -> int:
     check_arch(args.arch)
     device = pick_device(args.device)
     data = zoo.load(args.data, args.root, download=args.download, skip_broken=args.skip_broken)
-    run.create(method.name, args, recipe.name, recipe.hash)
     pools = make_pools(data, args.num_samples_per_class, args.seed, all_labeled=args.all_labeled, saved=path / "split.npz")
+    run.create(method.name, args, recipe.name, recipe.hash)
     print(f"{method.name} on {args.data} -> {path}\nrecipe {recipe.name}: {', '.join(recipe.sections) or 'bare defaults'}")
     if data.broken:
         print(f"{len(data.broken)} broken images left out, the first is {data.broken[0]}")

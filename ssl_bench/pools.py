@@ -76,6 +76,7 @@ def concatenate(a: Images, b: Images) -> Images:
 
 def _reread_or_write(path: Path, labeled: np.ndarray, unlabeled: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
     if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_with(path, lambda file: np.savez(file, labeled=labeled, unlabeled=unlabeled))
         return labeled, unlabeled
     try:

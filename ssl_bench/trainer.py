@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import resource
-import signal
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -19,6 +17,7 @@ from ssl_bench import schedules
 from ssl_bench.args import Args
 from ssl_bench.augment.views import View, build_view
 from ssl_bench.evaluate import evaluate
+from ssl_bench.interrupt import Interrupted, interruptions
 from ssl_bench.method import Batch, Method
 from ssl_bench.metrics import RunningMeans
 from ssl_bench.pools import Pools
@@ -31,14 +30,6 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 class NonFiniteLoss(ArithmeticError):
     """A loss term became nan or infinite; the message names term, step and what was kept."""
-
-
-class Interrupted(Exception):
-    """SIGTERM or Ctrl-C arrived; the state is saved.  exit_code: 143 or 130."""
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(signum).name}; the same command continues")
-        self.exit_code = 128 + signum
 
 
 class Trainer:
@@ -99,15 +90,19 @@ class Trainer:
                 group["lr"] = factor * group.get("lr_scale", 1.0)
 
     def check_finite(self) -> None:
-        """NonFiniteLoss if any term was nan or infinite since the start.  Waits for the device: between steps only."""
-        if not self.first_bad:
-            return
-        step, term = min((int(first), term) for term, first in self.first_bad.items())
-        if step < self.total_steps:
-            raise NonFiniteLoss(
-                f"loss term {term!r} of {self.method.name} became nan or infinite at step {step} (epoch "
-                f"{step // self.args.iters_per_epoch}); lower --lr or use --precision fp32; the checkpoints from before it are kept"
-            )
+        """NonFiniteLoss if a term or a weight became nan or infinite.  Waits for the device: between steps only."""
+        kept = "lower --lr or use --precision fp32; the checkpoints from before it are kept"
+        first = {term: int(step) for term, step in self.first_bad.items()}
+        term = min(first, key=first.get, default=None)
+        if term is not None and first[term] < self.total_steps:
+            epoch = first[term] // self.args.iters_per_epoch
+            where = f"loss term {term!r} of {self.method.name} became nan or infinite at step {first[term]} (epoch {epoch})"
+            raise NonFiniteLoss(f"{where}; {kept}")
+        floats = {name: value for name, value in self.method.state_dict().items() if value.is_floating_point()}
+        finite = torch.stack([value.isfinite().all() for value in floats.values()]).tolist()
+        if not all(finite):
+            name = list(floats)[finite.index(False)]
+            raise NonFiniteLoss(f"{name} of {self.method.name} became nan or infinite before step {self.step}; {kept}")
 
     def evaluate(self, pools: Pools, view: View) -> dict[str, float]:
         self.method.eval()
@@ -279,21 +274,3 @@ def _peak_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-@contextlib.contextmanager
-def interruptions() -> Iterator[list[int]]:
-    """While inside, SIGTERM and SIGINT are only noted in the list; a second SIGINT is Python's own KeyboardInterrupt."""
-    arrived: list[int] = []
-
-    def note(signum: int, _: FrameType | None) -> None:
-        arrived.append(signum)
-        if signum == signal.SIGINT:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    old = {signum: signal.signal(signum, note) for signum in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield arrived
-    finally:
-        for signum, handler in old.items():
-            signal.signal(signum, handler)

@@ -185,7 +185,7 @@ def test_every_parameter_moves_in_three_steps(tiny, name):
 # 4. Structure
 
 FLOORS = (
-    "atomic flags split losses mixup schedules ema metrics weights progress",
+    "atomic interrupt flags split losses mixup schedules ema metrics weights progress",
     "args recipe augment datasets models nets runs",
     "zoo table",
     "streams record",

@@ -256,6 +256,7 @@ def test_bad_input_is_one_clear_line_and_leaves_nothing(tmp_path, monkeypatch, c
     assert launch.run_command(catalog.load_method("fixmatch"), argv) == code
     one_line(capsys, "fixmatch: error:", *words)
     assert not list(tmp_path.rglob("result.json"))
+    assert "--model-kwargs" in argv or not list(tmp_path.iterdir())
 
 
 @pytest.fixture

@@ -98,3 +98,14 @@ def test_an_unlabelled_method_without_unlabelled_images_says_so(tiny):
 def test_accumulation_larger_than_the_batch_is_refused():
     with pytest.raises(ValueError, match="--accumulate 9"):
         resolved("erm", "--batch-size", "8", "--accumulate", "9")
+
+
+def test_a_weight_that_is_no_longer_finite_is_named_even_when_no_loss_sees_it(tiny):
+    """torch 2.15 on a CPU gives nan gradients, in bf16, for a stride-2 3x3 convolution of a 1x1 map; the loss never shows it."""
+    run = tiny("erm")
+    run.steps(2)
+    run.trainer.check_finite()
+    with torch.no_grad():
+        run.method.model.head.weight[0, 0] = float("nan")
+    with pytest.raises(trainer.NonFiniteLoss, match="model.head.weight of erm"):
+        run.trainer.check_finite()

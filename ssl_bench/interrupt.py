@@ -1,0 +1,34 @@
+"""SIGTERM and Ctrl-C as something the loop can finish its step for."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class Interrupted(Exception):
+    """SIGTERM or Ctrl-C arrived; the state is saved.  exit_code: 143 or 130."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(signum).name}; the same command continues")
+        self.exit_code = 128 + signum
+
+
+@contextmanager
+def interruptions() -> Iterator[list[int]]:
+    """While inside, SIGTERM and SIGINT are only noted in the list; a second SIGINT is Python's own KeyboardInterrupt."""
+    arrived: list[int] = []
+
+    def note(signum: int, _: FrameType | None) -> None:
+        arrived.append(signum)
+        if signum == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    old = {signum: signal.signal(signum, note) for signum in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield arrived
+    finally:
+        for signum, handler in old.items():
+            signal.signal(signum, handler)
