@@ -17,7 +17,10 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The console script.  Exit codes: 0 done, 1 failed, 2 wrong command line, 130/143 stopped and resumable."""
-    sys.exit(run(list(sys.argv[1:] if argv is None else argv)))
+    try:
+        sys.exit(run(list(sys.argv[1:] if argv is None else argv)))
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def run(argv: list[str]) -> int:
@@ -58,7 +61,7 @@ def _help() -> str:
     return "\n".join(
         ["usage: ssl-bench COMMAND|METHOD [flags]     (COMMAND|METHOD --help lists the flags)", "", "commands:", *rows, "",
          "methods:", *methods, "", "examples:", "  ssl-bench study", "  ssl-bench fixmatch",
-         "  ssl-bench fixmatch data/cifar100 -d CIFAR100 --num-samples-per-class 4 --seed 0", "  ssl-bench table runs"]
+         "  ssl-bench fixmatch data/cifar100 -d CIFAR100 --num-samples-per-class 4 --seed 0", "  ssl-bench table fixmatch baseline      (the folders of --log; a study uses runs)"]
     )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -16,7 +17,6 @@ import torch
 from ssl_bench import flags, record, zoo
 from ssl_bench.args import Args
 from ssl_bench.atomic import write_json
-from ssl_bench.evaluate import evaluate
 from ssl_bench.flags import FlagError
 from ssl_bench.interrupt import Interrupted
 from ssl_bench.method import Method, Stage, Task
@@ -25,7 +25,7 @@ from ssl_bench.pools import Pools, labels_are_given, make_pools, with_true_label
 from ssl_bench.recipe import Recipe
 from ssl_bench.recipe import resolve as resolve_recipe
 from ssl_bench.streams import INITIAL, seed_of
-from ssl_bench.trainer import NonFiniteLoss, autocast, fit, test_view
+from ssl_bench.trainer import NonFiniteLoss, compile_networks, evaluate_method, fit, place, training_views
 from ssl_bench.weights import load_classifier, read_weights
 
 USER_ERRORS = (ValueError, OSError, NonFiniteLoss)
@@ -54,6 +54,8 @@ def run_command(method: type[Method], argv: Sequence[str]) -> int:
         return _test(method, args) if args.phase == "test" else train(method, args, recipe)
     except Interrupted as stop:
         return _fail(prog, stop, stop.exit_code)
+    except KeyboardInterrupt:
+        return _fail(prog, Interrupted(signal.SIGINT), 130)
     except USER_ERRORS as error:
         if os.environ.get("SSL_BENCH_TRACEBACK"):
             raise
@@ -85,8 +87,10 @@ def resolve(method: type[Method], argv: Sequence[str]) -> tuple[Args, Recipe]:
     if "num_samples_per_class" not in given and "all_labeled" not in given and labels_are_given(data, root):
         values["all_labeled"] = True
     args = dataclasses.replace(defaults, **values)
-    if args.accumulate > args.batch_size:
-        raise FlagError(f"--accumulate {args.accumulate} is more than --batch-size {args.batch_size}")
+    if args.batch_size % args.accumulate:
+        raise FlagError(f"--accumulate {args.accumulate} must divide --batch-size {args.batch_size}")
+    if args.bottleneck_dim and args.batch_size == args.accumulate:
+        raise FlagError("BatchNorm in the bottleneck needs 2 images or more: raise --batch-size, or use --bottleneck-dim 0")
     return args, recipe
 
 
@@ -99,6 +103,7 @@ def train(method: type[Method], args: Args, recipe: Recipe) -> int:
         return 0
     zoo.check_name(args.data)
     check_arch(args.arch)
+    training_views((*method.labeled_views, *method.unlabeled_views), args)  # a wrong policy string is known before any data
     device = pick_device(args.device)
     data = zoo.load(args.data, args.root, download=args.download, skip_broken=args.skip_broken)
     pools = make_pools(data, args.num_samples_per_class, args.seed, all_labeled=args.all_labeled, saved=path / "split.npz")
@@ -113,8 +118,9 @@ def train(method: type[Method], args: Args, recipe: Recipe) -> int:
         if len(stages) > 1 and not folder.done:
             folder.create(method.name, stage.args, recipe.name, recipe.hash)
         if not folder.done:
-            result = _train_stage(method, stage, pools, folder, device, weights)
-            write_json(folder.path / "result.json", describe(method, args, recipe, pools, device, len(data.broken)) | result)
+            stage_pools = with_true_labels(pools) if stage.true_labels else pools
+            result = _train_stage(method, stage, stage_pools, folder, device, weights)
+            write_json(folder.path / "result.json", describe(method, args, recipe, stage_pools, device, len(data.broken)) | result)
         if len(stages) > 1:
             weights = read_weights(folder.checkpoints / "latest.pth")
     result = json.loads((folder.path / "result.json").read_text())
@@ -127,8 +133,6 @@ def train(method: type[Method], args: Args, recipe: Recipe) -> int:
 def _train_stage(
     method: type[Method], stage: Stage, pools: Pools, run: record.RunFolder, device: torch.device, weights: dict[str, Any] | None
 ) -> dict[str, Any]:
-    if stage.true_labels:
-        pools = with_true_labels(pools)
     print(f"labeled_dataset_size: {len(pools.labeled)}\nunlabeled_dataset_size: {len(pools.unlabeled)}")
     print(f"test_dataset_size: {len(pools.test)}\ndevice: {describe_device(device)}", flush=True)
     instance = build(method, stage.args, pools, pretrained=not run.has_state)
@@ -155,10 +159,10 @@ def _test(method: type[Method], args: Args) -> int:
     pools = make_pools(data, args.num_samples_per_class, args.seed, all_labeled=args.all_labeled)
     stage = method.stages(args)[-1]
     args = dataclasses.replace(stage.args, pretrained_backbone=None)
-    instance = build(method, args, pools, pretrained=False).to(device).eval()
+    instance = place(build(method, args, pools, pretrained=False), device)
     load_classifier(instance.evaluated(), str(weights))
-    with autocast(args, device):
-        row = evaluate(instance.predict, pools.test, test_view(args), len(pools.classes), device, workers=args.workers)
+    compile_networks(instance, args)
+    row = evaluate_method(instance, pools, args, device)
     print(f"{weights}\n * Acc@1 {row['top1']:.3f} Acc@5 {row['top5']:.3f}\n * Mean Cls {row['mean_class']:.3f}")
     print(json.dumps(row))
     return 0
@@ -188,6 +192,8 @@ def pick_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(f"--device {name} is not to be had here: {str(error).splitlines()[0]}") from None
     return device

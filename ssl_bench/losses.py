@@ -22,8 +22,8 @@ def confident_pseudo_labels(y_u: Tensor, threshold: float) -> tuple[Tensor, Tens
     y_u: logits (B, C); threshold: 0 keeps all, 1 or more keeps none.  No gradient flows to either.
     Source: FixMatch (arXiv:2001.07685) eq. 4; Pseudo-Label (Lee 2013) eq. 15 with a threshold.
     """
-    confidence, pseudo = y_u.softmax(dim=1).max(dim=1)
-    return (confidence > threshold).to(y_u.dtype), pseudo
+    confidence, pseudo = y_u.float().softmax(dim=1).max(dim=1)  # float: bf16 would round 0.949 to the other side of 0.95
+    return (confidence > threshold).float(), pseudo
 
 
 def masked_cross_entropy(y_u: Tensor, pseudo: Tensor, mask: Tensor) -> Tensor:

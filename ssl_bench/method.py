@@ -46,7 +46,7 @@ class Batch:
     y_u_hidden: Tensor
 
     def chunks(self, n: int) -> list[Batch]:
-        """n micro-batches of (nearly) equal size."""
+        """n micro-batches of equal size; n divides the batch."""
         if n == 1:
             return [self]
         views_l = [x.chunk(n) for x in self.x_l]
@@ -113,9 +113,10 @@ class Method(nn.Module):
         """Each is stepped once an iteration.  A group's ``lr_scale`` multiplies --lr and the schedule."""
         args = self.args
         groups = models.parameter_groups(self.model, args.finetune)
+        fused = groups[0]["params"][0].is_cuda  # there the unfused ones make the fp16 scaler wait for the device
         if args.optimizer == "adamw":
-            return [torch.optim.AdamW(groups, lr=args.lr, weight_decay=args.wd)]
-        return [torch.optim.SGD(groups, lr=args.lr, momentum=0.9, nesterov=True, weight_decay=args.wd)]
+            return [torch.optim.AdamW(groups, lr=args.lr, weight_decay=args.wd, fused=fused)]
+        return [torch.optim.SGD(groups, lr=args.lr, momentum=0.9, nesterov=True, weight_decay=args.wd, fused=fused)]
 
     def load_previous(self, weights: dict[str, Tensor]) -> None:
         """Start from the evaluated network's weights of the stage before."""

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ssl_bench.atomic import write_with
+from ssl_bench.datasets.image_folder import LABELLED
 from ssl_bench.datasets.images import DataSet, Images
 from ssl_bench.split import class_balanced_split, index_hash
 
@@ -38,12 +39,15 @@ def make_pools(data: DataSet, n: int, seed: int, *, all_labeled: bool = False, s
     """
     targets = np.asarray(data.train.targets)
     if all_labeled:
+        if targets.min() < 0:
+            raise ValueError(f"{data.name}: --all-labeled, but image {targets.argmin()} of the training part has no label")
         labeled, unlabeled = np.arange(len(targets)), np.arange(0)
     else:
         try:
             labeled, unlabeled = class_balanced_split(targets, n, seed, len(data.classes))
         except ValueError as error:
-            raise ValueError(f"{data.name}: {error}; lower --num-samples-per-class") from None
+            remedy = "; lower --num-samples-per-class" if "asked for" in str(error) else ""
+            raise ValueError(f"{data.name}: {error}{remedy}") from None
     if saved is not None:
         labeled, unlabeled = _reread_or_write(saved, labeled, unlabeled, len(targets))
     rest = data.train.take(unlabeled)
@@ -60,7 +64,7 @@ def with_true_labels(pools: Pools) -> Pools:
 
 def labels_are_given(data: str, root: str | None) -> bool:
     """Whether `root` is a user's folder with labelled/ and unlabelled/ parts, so that no split need be drawn."""
-    return data == "ImageFolder" and root is not None and any((Path(root) / name).is_dir() for name in ("labelled", "labeled"))
+    return data == "ImageFolder" and root is not None and any((Path(root).expanduser() / name).is_dir() for name in LABELLED)
 
 
 def concatenate(a: Images, b: Images) -> Images:

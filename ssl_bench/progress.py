@@ -17,7 +17,7 @@ class Progress:
         self.bar = tqdm(
             total=total_steps, initial=start, desc=title, unit="step", dynamic_ncols=True, disable=not sys.stderr.isatty(), leave=False
         )
-        self.writer = _event_writer(events) if events else None
+        self.writer = _event_writer(events, start) if events else None
 
     def advance(self) -> None:
         self.bar.update()
@@ -47,9 +47,9 @@ class Progress:
             self.writer.close()
 
 
-def _event_writer(folder: Path) -> Any:
+def _event_writer(folder: Path, start: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise ValueError('--tensorboard needs TensorBoard: pip install "ssl-bench[tensorboard]"') from None
-    return SummaryWriter(str(folder))
+    return SummaryWriter(str(folder), purge_step=start + 1)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -30,7 +31,10 @@ KEPT_STATES = 2
 
 def identity(args: Args) -> dict[str, Any]:
     """The arguments that make two runs the same run (not where it logs, how often it prints, on which device)."""
-    return {name: getattr(args, name) for name, spec in flags.specs(type(args)).items() if spec.metadata["identity"]}
+    values = {name: getattr(args, name) for name, spec in flags.specs(type(args)).items() if spec.metadata["identity"]}
+    if args.root is not None and (args.data == "ImageFolder" or ":" in args.data):
+        values["root"] = os.path.realpath(os.path.expanduser(args.root))  # here the folder, not the name, says which images
+    return values
 
 
 def args_hash(method: str, args: Args) -> str:
@@ -64,6 +68,8 @@ class RunFolder:
     def create(self, method: str, args: Args, recipe: str, recipe_hash: str) -> None:
         """Make the folder and write args.json and environment.json."""
         self.checkpoints.mkdir(parents=True, exist_ok=True)
+        for unfinished in (*self.path.glob(".*.tmp"), *self.checkpoints.glob(".*.tmp")):
+            unfinished.unlink()  # of a process that was killed while it wrote
         body = dict(
             method=method, args=dataclasses.asdict(args), args_hash=args_hash(method, args), identity=list(identity(args)),
             recipe=recipe, recipe_hash=recipe_hash,
@@ -72,9 +78,9 @@ class RunFolder:
         write_json(self.path / "environment.json", environment())
 
     def append_metrics(self, row: dict[str, Any]) -> None:
-        """Add a line to metrics.jsonl."""
+        """Add a line to metrics.jsonl; nan, which JSON does not have, becomes null."""
         with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+            file.write(json.dumps({key: value if value == value else None for key, value in row.items()}) + "\n")
 
     def truncate_metrics(self, step: int) -> None:
         """Drop lines after `step` (a resumed run writes them again) and a line cut short by a kill."""

@@ -66,7 +66,7 @@ def collect(folders: Sequence[str | Path]) -> pd.DataFrame:
         elif path.suffix == ".csv" and path.is_file():
             rows += read_runs_csv(path).to_dict("records")
         else:
-            raise FileNotFoundError(f"{path}: neither a folder nor a .csv file; give a folder of runs, or a runs.csv")
+            raise FileNotFoundError(f"{path}: neither a folder nor a .csv file; name what was given as --log (ssl-bench fixmatch: fixmatch)")
     return _frame(_name_variants(_once(rows)))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -124,7 +125,14 @@ def _from_files(
     images: Images, views: Sequence[View], plans: Iterable[Plan], key: tuple[int, ...], device: torch.device, workers: int
 ) -> Iterator[tuple[Plan, list[Tensor]]]:
     loader = torch.utils.data.DataLoader(
-        _Decoder(images, views, key), sampler=plans, batch_size=None, num_workers=workers, pin_memory=device.type == "cuda"
-    )
+        _Decoder(images, views, key), sampler=plans, batch_size=None, num_workers=workers, pin_memory=device.type == "cuda",
+        worker_init_fn=_leave_signals_to_the_trainer,
+    )  # fmt: skip
     for plan, crops in loader:
         yield plan, [crop.to(device, non_blocking=True) for crop in crops]
+
+
+def _leave_signals_to_the_trainer(_: int) -> None:
+    # A signal to the whole process group would else kill the workers before the trainer has saved.
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, signal.SIG_IGN)

@@ -26,18 +26,21 @@ from tqdm import tqdm
 from ssl_bench import flags, launch, record, table
 from ssl_bench.atomic import write_bytes
 from ssl_bench.catalog import load_method, method_names
+from ssl_bench.interrupt import Interrupted
 
+KINDS = {str: "a name", dict: "a map of flags", int: "a whole number"}
 KEYS = ("methods", "settings", "num_samples_per_class", "seeds")
 
 
 @dataclass(frozen=True)
 class Study:
-    """methods: names; settings: one dict of flags a column; num_samples_per_class, seeds: whole numbers."""
+    """methods: names; settings: one dict of flags a column; num_samples_per_class, seeds: whole numbers; None: as the method has it (4, or
+    all of a labelled/ folder)."""
 
     name: str
     methods: tuple[str, ...]
     settings: tuple[dict[str, Any], ...]
-    num_samples_per_class: tuple[int, ...] = (4,)
+    num_samples_per_class: tuple[int | None, ...] = (None,)
     seeds: tuple[int, ...] = (0, 1, 2)
 
 
@@ -73,6 +76,9 @@ def read_study(source: str) -> Study:
             raise flags.FlagError(f"study {source}: {flags.nearest(str(key), KEYS, 'key')}")
         if not isinstance(value, list) or not value:
             raise flags.FlagError(f"study {source}: {key} must be a list, got {value!r}")
+        kind = {"methods": str, "settings": dict}.get(key, int)
+        if not all(type(item) is kind for item in value):
+            raise flags.FlagError(f"study {source}: every entry of {key} must be {KINDS[kind]}, got {value!r}")
     for key in ("methods", "settings"):
         if key not in tree:
             raise flags.FlagError(f"study {source} lacks {key}")
@@ -89,11 +95,12 @@ def plan(study: Study, log: str, extra: Sequence[str]) -> list[Run]:
                 for name in study.methods:
                     if name not in method_names():
                         raise flags.FlagError(flags.nearest(name, method_names(), "method"))
-                    argv = (*_as_flags(setting), "--num-samples-per-class", str(n), "--seed", str(seed), *extra, "--log", log)
+                    labels = () if n is None else ("--num-samples-per-class", str(n))
+                    argv = (*_as_flags(setting), *labels, "--seed", str(seed), *extra, "--log", log)
                     method = load_method(name)
                     args, _ = launch.resolve(method, argv)
                     runs.append(Run(name, argv, record.run_path(name, args)))
-    return runs
+    return list({run.folder: run for run in runs}.values())  # what is named twice is trained once
 
 
 def _as_flags(setting: dict[str, Any]) -> list[str]:
@@ -122,14 +129,14 @@ def train(run: Run, threads: int) -> tuple[int, float]:
 
 
 def execute(runs: Sequence[Run], jobs: int, threads: int) -> list[Run]:
-    """Train `runs`, `jobs` at a time, and return those that failed.  KeyboardInterrupt after the running ones have saved."""
+    """Train `runs`, `jobs` at a time, and return those that failed.  Interrupted after the running ones have saved."""
     failed = []
     context = multiprocessing.get_context("spawn")
     pool = concurrent.futures.ProcessPoolExecutor(jobs, context, initializer=_ignore_interrupts)
     bar = tqdm(total=len(runs), unit="run", dynamic_ncols=True, disable=not sys.stderr.isatty())
     begun = time.perf_counter()
     try:
-        with _terminable():
+        with _interruptible():
             for done, (run, code, seconds) in enumerate(_as_completed(pool, runs, jobs, threads), 1):
                 if code:
                     failed.append(run)
@@ -139,7 +146,7 @@ def execute(runs: Sequence[Run], jobs: int, threads: int) -> list[Run]:
                 bar.update()
     except concurrent.futures.process.BrokenProcessPool:
         raise OSError("a worker process was killed (out of memory?); the same command continues, perhaps with --jobs 1") from None
-    except KeyboardInterrupt:
+    except Interrupted:
         for worker in multiprocessing.active_children():
             worker.terminate()  # the trainer saves and leaves
         raise
@@ -176,34 +183,39 @@ def _ignore_interrupts() -> None:
 
 
 @contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM stops a study as Ctrl-C does."""
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C and SIGTERM raise Interrupted."""
 
-    def interrupt(_: int, __: FrameType | None) -> None:
-        raise KeyboardInterrupt
+    def interrupt(signum: int, _: FrameType | None) -> None:
+        raise Interrupted(signum)
 
-    old = signal.signal(signal.SIGTERM, interrupt)
+    old = {signum: signal.signal(signum, interrupt) for signum in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, old)
+        for signum, handler in old.items():
+            signal.signal(signum, handler)
 
 
 def main(argv: Sequence[str]) -> int:
     """``ssl-bench study``: plan, train what is not done, print and write the table.  0: every run is done."""
     parser = argparse.ArgumentParser(
-        "ssl-bench study", description="Train a study and make its table. Further flags go to every run (--device cuda, ...)."
-    )
-    parser.add_argument("study", nargs="?", default="digits", help="a shipped study or a YAML file [default digits]")
+        "ssl-bench study", usage="ssl-bench study [STUDY] [options] [flags for every run: --device cuda, --epochs 5, ...]",
+        description="Train a study and make its table. STUDY: a shipped study or a YAML file [default digits].", allow_abbrev=False,
+    )  # fmt: skip
     parser.add_argument("--methods", nargs="+", help="only these methods")
     parser.add_argument("--num-samples-per-class", nargs="+", type=int, help="labelled images per class, one or more")
     parser.add_argument("--seeds", nargs="+", type=int, help="seeds [default: the study's, 0 1 2]")
     parser.add_argument("--jobs", type=int, help="runs at a time [default: one a core up to 8, one with a GPU]")
     parser.add_argument("--log", default="runs", help="folder of the run folders and the table [default runs]")
     parser.add_argument("--dry-run", action="store_true", help="print the commands and stop")
-    options, extra = parser.parse_known_args(argv)
+    # Taken by hand: argparse would take the value of a run's flag for the study.
+    source, rest = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else ("digits", argv)
+    options, extra = parser.parse_known_args(rest)
     try:
-        study = read_study(options.study)
+        if options.jobs is not None and options.jobs < 1:
+            raise flags.FlagError(f"--jobs must be >= 1, got {options.jobs}")
+        study = read_study(source)
         for key in ("methods", "num_samples_per_class", "seeds"):
             if getattr(options, key):
                 study = replace(study, **{key: tuple(getattr(options, key))})
@@ -212,9 +224,9 @@ def main(argv: Sequence[str]) -> int:
             print("\n".join(map(str, runs)))
             return 0
         return _run(study, runs, options.log, options.jobs)
-    except KeyboardInterrupt:
-        print("ssl-bench study: stopped; the same command continues", file=sys.stderr)
-        return 130
+    except Interrupted as stop:
+        print(f"ssl-bench study: {stop}", file=sys.stderr)
+        return stop.exit_code
     except (flags.FlagError, OSError) as error:
         print(f"ssl-bench study: error: {error}", file=sys.stderr)
         return 2

@@ -169,12 +169,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """``ssl-bench table``: prints the table; returns 0, or 2 after one line on stderr where there is none to print."""
     parser = argparse.ArgumentParser(prog="ssl-bench table", description="Table of finished runs: methods x data sets.")
     add = parser.add_argument
-    add("folders", nargs="*", metavar="FOLDER", default=["runs"], help="of runs, or a runs.csv file (default: runs)")
+    add("folders", nargs="*", metavar="FOLDER", default=["runs"], help="given as --log, or a runs.csv (default: runs)")
     add("--select", choices=SELECTIONS, default="last", help="which evaluation of a run counts (default: %(default)s)")
     add("--metric", choices=METRICS, default="top1", help="accuracy shown, percent (default: %(default)s)")
     add("--format", choices=FORMATS, default="github", help="of the table (default: %(default)s)")
     add("--out", metavar="FILE", help="also write the table to this file")
-    add("--runs-csv", metavar="FILE", help="also write one row a run to this file, such as results/runs.csv")
+    add("--runs-csv", metavar="FILE", default="results/runs.csv", help="one row a run; '' for none (default: %(default)s)")
     options = parser.parse_args(argv)
     try:
         frame = collect(options.folders)

@@ -98,20 +98,11 @@ class Trainer:
             epoch = first[term] // self.args.iters_per_epoch
             where = f"loss term {term!r} of {self.method.name} became nan or infinite at step {first[term]} (epoch {epoch})"
             raise NonFiniteLoss(f"{where}; {kept}")
-        floats = {name: value for name, value in self.method.state_dict().items() if value.is_floating_point()}
-        finite = torch.stack([value.isfinite().all() for value in floats.values()]).tolist()
+        weights = dict(self.method.named_parameters())
+        finite = torch.stack([value.isfinite().all() for value in weights.values()]).tolist()
         if not all(finite):
-            name = list(floats)[finite.index(False)]
+            name = list(weights)[finite.index(False)]
             raise NonFiniteLoss(f"{name} of {self.method.name} became nan or infinite before step {self.step}; {kept}")
-
-    def evaluate(self, pools: Pools, view: View) -> dict[str, float]:
-        self.method.eval()
-        with autocast(self.args, self.device):
-            row = evaluate(
-                self.method.predict, pools.test, view, len(pools.classes), self.device, workers=self.args.workers
-            )
-        self.method.train()
-        return row
 
     def state_dict(self, split_hash: dict[str, str]) -> dict[str, Any]:
         return dict(
@@ -160,6 +151,32 @@ def test_view(args: Args) -> View:
     return build_view("test", image_size=args.image_size, resizing=args.val_resizing, mean=args.norm_mean, std=args.norm_std)
 
 
+def place(method: Method, device: torch.device) -> Method:
+    """Onto the device, channels last on CUDA: the same for training and for the test phase, so that numbers agree exactly."""
+    method.to(device)
+    return method.to(memory_format=torch.channels_last) if device.type == "cuda" else method
+
+
+def compile_networks(method: Method, args: Args) -> None:
+    """In place, so that state-dict names stay."""
+    if args.compile:
+        for network in method.children():
+            network.compile()
+
+
+def evaluate_method(method: Method, pools: Pools, args: Args, device: torch.device) -> dict[str, float]:
+    """The test set's figures in the precision of training; the method is left in training mode."""
+
+    def predict(x: Tensor) -> Tensor:
+        with autocast(args, device):  # around the network only: the view's arithmetic on pixels is exact
+            return method.predict(x)
+
+    method.eval()
+    row = evaluate(predict, pools.test, test_view(args), len(pools.classes), device, workers=args.workers)
+    method.train()
+    return row
+
+
 def training_batches(method: Method, pools: Pools, args: Args, device: torch.device, start: int) -> Iterator[Batch]:
     """Batch `start`, `start` + 1, ...: the same ones whoever asks."""
     wanted = [(pools.labeled, method.labeled_views, args.batch_size, LABELED)]
@@ -184,7 +201,7 @@ def fit(method: Method, pools: Pools, args: Args, run: RunFolder, device: torch.
     Raises NonFiniteLoss, Interrupted (SIGTERM, Ctrl-C; after saving), OSError (a checkpoint could not be written).
     """
     _forget_peak_memory(device)
-    method.to(device).train()
+    place(method, device).train()
     trainer = Trainer(method, args, device)
     state = run.load_state()
     if state is not None:
@@ -192,17 +209,12 @@ def fit(method: Method, pools: Pools, args: Args, run: RunFolder, device: torch.
         print(f"continuing {run.path} after step {trainer.step} of {trainer.total_steps}")
     run.truncate_metrics(trainer.step)
     method.prepare(pools)
-    if args.compile:
-        for network in method.children():
-            network.compile()
-    if device.type == "cuda":
-        method.to(memory_format=torch.channels_last)
-    view = test_view(args)
+    compile_networks(method, args)
     progress = Progress(f"{method.name} {args.data} seed {args.seed}", trainer.total_steps, trainer.step,
                         run.path / "tensorboard" if args.tensorboard else None)  # fmt: skip
     try:
         with interruptions() as arrived:
-            _steps(trainer, pools, run, view, progress, arrived)
+            _steps(trainer, pools, run, progress, arrived)
     finally:
         progress.close()
     return dict(
@@ -213,10 +225,10 @@ def fit(method: Method, pools: Pools, args: Args, run: RunFolder, device: torch.
     )
 
 
-def _steps(trainer: Trainer, pools: Pools, run: RunFolder, view: View, progress: Progress, arrived: list[int]) -> None:
+def _steps(trainer: Trainer, pools: Pools, run: RunFolder, progress: Progress, arrived: list[int]) -> None:
     args, iters = trainer.args, trainer.args.iters_per_epoch
     save_every = args.checkpoint_freq or iters
-    clock, printed_step = time.perf_counter(), trainer.step
+    clock, printed_step, since_print = time.perf_counter(), trainer.step, 0.0
     stream = training_batches(trainer.method, pools, args, trainer.device, trainer.step)
     while trainer.step < trainer.total_steps:
         epoch = trainer.epoch
@@ -225,29 +237,31 @@ def _steps(trainer: Trainer, pools: Pools, run: RunFolder, view: View, progress:
         trainer.images_seen += len(batch.y_l) + len(batch.idx_u)
         progress.advance()
         edge = trainer.step % iters == 0
-        due = edge or trainer.step % save_every == 0 or bool(arrived)
+        stop = bool(arrived)  # read once: what arrives later is seen after the next step, and saved then
+        due = edge or trainer.step % save_every == 0 or stop
         if due or trainer.step % args.print_freq == 0:
             trainer.check_finite()
             seconds = time.perf_counter() - clock
             trainer.train_seconds += seconds
+            since_print += seconds
             if edge or trainer.step % args.print_freq == 0:
                 means = trainer.means.pop()
                 steps = trainer.step - printed_step
-                rate = (len(batch.y_l) + len(batch.idx_u)) * steps / seconds
+                rate = (len(batch.y_l) + len(batch.idx_u)) * steps / since_print
                 progress.losses(epoch, (trainer.step - 1) % iters + 1, iters, trainer.step, rate, means)
                 run.append_metrics({"step": trainer.step, "epoch": epoch, "kind": "train", **means})
-                printed_step = trainer.step
+                printed_step, since_print = trainer.step, 0.0
             if edge:
-                _evaluate_and_record(trainer, pools, run, view, progress, epoch)
+                _evaluate_and_record(trainer, pools, run, progress, epoch)
             if due:
                 run.save_state(trainer.state_dict(pools.split_hash), trainer.step)
             clock = time.perf_counter()
-        if arrived and trainer.step < trainer.total_steps:
+        if stop and trainer.step < trainer.total_steps:
             raise Interrupted(arrived[0])
 
 
-def _evaluate_and_record(trainer: Trainer, pools: Pools, run: RunFolder, view: View, progress: Progress, epoch: int) -> None:
-    row = trainer.evaluate(pools, view)
+def _evaluate_and_record(trainer: Trainer, pools: Pools, run: RunFolder, progress: Progress, epoch: int) -> None:
+    row = evaluate_method(trainer.method, pools, trainer.args, trainer.device)
     if row["loss"] - row["loss"] != 0:
         raise NonFiniteLoss(
             f"{trainer.method.name} predicts nan or infinity after step {trainer.step} (epoch {epoch}); lower --lr; "

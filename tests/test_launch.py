@@ -98,6 +98,8 @@ def test_seeds_change_split_order_and_losses(tmp_path):
 def test_oracle_trains_on_everything(tmp_path, capsys):
     assert run("erm", "--oracle", "--log", tmp_path) == 0
     assert "labeled_dataset_size: 1297" in capsys.readouterr().out
+    result = json.loads((only_run(tmp_path) / "result.json").read_text())
+    assert (result["num_labeled"], result["num_unlabeled"]) == (1297, 1257)
 
 
 # Cut short
@@ -116,7 +118,7 @@ def wait_for(condition, process, seconds: float = 120) -> None:
 
 
 def test_sigterm_saves_and_exits_143_and_the_same_command_continues(tmp_path):
-    argv = ["fixmatch", *TINY, "--iters-per-epoch", "40", "--threshold", "0"]
+    argv = ["fixmatch", *TINY, "--iters-per-epoch", "200", "--threshold", "0"]
     process = start(*argv, "--log", "cut", "--print-freq", "1", cwd=tmp_path)
     wait_for(lambda: list(tmp_path.rglob("metrics.jsonl")), process)
     process.send_signal(signal.SIGTERM)
@@ -248,6 +250,7 @@ def one_line(capsys, *words: str) -> str:
         (["--num-samples-per-class", "500"], 1, ["Digits", "class", "--num-samples-per-class"]),
         (["--phase", "test"], 1, ["no checkpoint"]),
         (["--phase", "test", "--resume", "gone.pth"], 1, ["gone.pth"]),
+        (["--auto-augment", "rand-m99x"], 1, ["rand-m99x"]),
         (["--model-kwargs", "patch_size"], 1, ["key=value", "patch_size"]),
     ],
 )
@@ -303,6 +306,55 @@ def test_a_corrupt_image_is_named_and_can_be_skipped(folder_of_images, tmp_path,
     assert own(folder_of_images, tmp_path / "skip", "--skip-broken") == 0
     assert "1 broken images left out" in capsys.readouterr().out
     assert json.loads((only_run(tmp_path / "skip") / "result.json").read_text())["num_broken"] == 1
+
+
+def test_another_folder_of_images_is_another_run(folder_of_images, tmp_path, capsys):
+    shutil.copytree(folder_of_images, tmp_path / "other")
+    assert own(folder_of_images, tmp_path / "log") == own(tmp_path / "other", tmp_path / "log") == 0
+    assert "done already" not in capsys.readouterr().out
+    assert len(list((tmp_path / "log").rglob("result.json"))) == 2
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_whole_group_spares_the_loading_processes(folder_of_images, tmp_path, signum):
+    flags = ["--scratch", "--workers", "2", "--batch-size", "4", "--iters-per-epoch", "5000", "--print-freq", "1", "--log", "log"]
+    command = [sys.executable, "-c", "from ssl_bench.cli import main; main()", "erm", str(folder_of_images), "-d", "ImageFolder", *TINY]
+    process = subprocess.Popen(
+        [*command, *flags], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    wait_for(lambda: list(tmp_path.rglob("metrics.jsonl")), process)
+    os.killpg(process.pid, signum)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + signum and err.count("\n") == 1, err
+    assert list(tmp_path.rglob("state-*.pt"))
+
+
+def test_a_signal_between_the_look_and_the_leave_is_not_lost(tmp_path, monkeypatch, capsys):
+    from ssl_bench.progress import Progress
+
+    original = Progress.losses
+
+    def late(self, epoch, i, *rest):
+        original(self, epoch, i, *rest)
+        if i == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Progress, "losses", late)
+    assert run("erm", "--log", tmp_path, "--iters-per-epoch", 10) == 143
+    assert [path.name for path in tmp_path.rglob("state-*.pt")] == ["state-00000003.pt"]
+
+
+def test_unfinished_files_of_a_killed_process_are_removed(interrupted):
+    left = only_run(interrupted) / "checkpoints" / ".state-00000006.pt.1.tmp"
+    left.write_bytes(b"half")
+    assert run("mean_teacher", "--log", interrupted) == 0
+    assert not left.exists()
+
+
+def test_metrics_are_json_even_where_nothing_is_known(tmp_path):
+    assert run("pseudo_label", "--log", tmp_path, "--threshold", 1) == 0
+    text = (only_run(tmp_path) / "metrics.jsonl").read_text()
+    assert "NaN" not in text and '"pseudo_acc": null' in text
 
 
 def test_default_log_folders_are_tllibs():

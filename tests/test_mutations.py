@@ -11,6 +11,7 @@ import sys
 import numpy as np
 import pytest
 import test_streams
+import test_trainer
 import torch
 from test_contract import assert_trees_equal, check_differs_from_erm, check_no_idle_term, check_no_peeking
 
@@ -110,27 +111,23 @@ def test_a_split_that_ignores_the_seed(digits, monkeypatch):
     caught(seeds_differ)
 
 
+def check_two_runs_are_equal(tiny):
+    pair = [tiny("erm"), tiny("erm")]
+    for run in pair:
+        run.steps(2)
+    assert_trees_equal(pair[0].weights(), pair[1].weights(), "weights")
+
+
 def test_dropout_that_is_not_a_function_of_the_step(tiny, monkeypatch):
-    reference = tiny("erm")
-    reference.steps(2)
+    check_two_runs_are_equal(tiny)
     monkeypatch.setattr(trainer, "seed_of", lambda *key: np.random.default_rng().integers(2**31).item())
-    mutant = tiny("erm")
-    mutant.steps(2)
-    caught(assert_trees_equal, reference.weights(), mutant.weights(), "weights")
+    caught(check_two_runs_are_equal, tiny)
 
 
 def test_a_learning_rate_squared_by_its_schedule(monkeypatch, tiny):
-    reference = tiny("erm")
     original = schedules.learning_rate
-
-    def squared(step, **settings):
-        return reference.args.lr * original(step, **settings)
-
-    reference.steps(2)
-    monkeypatch.setattr(trainer.schedules, "learning_rate", squared)
-    mutant = tiny("erm")
-    mutant.steps(2)
-    caught(assert_trees_equal, reference.weights(), mutant.weights(), "weights")
+    monkeypatch.setattr(trainer.schedules, "learning_rate", lambda step, **settings: 0.01 * original(step, **settings))
+    caught(test_trainer.test_the_learning_rate_follows_tllibs_exp_schedule_per_step, tiny)
 
 
 def test_best_on_test_as_headline():

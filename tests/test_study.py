@@ -65,6 +65,23 @@ def test_dry_run_prints_commands_and_leaves_nothing(small, capsys):
     assert [path.name for path in small.iterdir()] == ["small.yaml"]
 
 
+def test_flags_for_every_run_are_not_taken_for_the_study(small, capsys):
+    assert study.main(["--epochs", "1", "--device", "cpu", "--dry-run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 24 and all("--epochs 1 --device cpu" in line for line in lines)
+
+
+def test_what_is_named_twice_is_trained_once(small):
+    twice = study.Study("x", ("erm", "erm"), ({"data": "Digits"}, {"data": "Digits"}), seeds=(0, 0))
+    assert len(study.plan(twice, "runs", [])) == 1
+
+
+def test_without_a_number_of_labels_a_labelled_folder_is_used_whole(small):
+    (small / "mine" / "labelled").mkdir(parents=True)
+    (run,) = study.plan(study.Study("x", ("erm",), ({"data": "ImageFolder", "root": "mine"},), seeds=(0,)), "runs", [])
+    assert "--num-samples-per-class" not in run.argv and run.folder.parent.name == "all"
+
+
 def test_planned_commands_resolve_to_the_same_run(small):
     runs = study.plan(study.read_study("digits"), "runs", [])
     assert len({run.folder for run in runs}) == len(runs) == 4 * 2 * 3
@@ -77,6 +94,8 @@ def test_planned_commands_resolve_to_the_same_run(small):
         ("methods: [erm]", "lacks settings"),
         ("methods: erm\nsettings: [{data: Digits}]", "must be a list"),
         ("[1, 2]", "must map"),
+        ("methods: [erm]\nsettings: [Digits]", "a map of flags"),
+        ("methods: [erm]\nsettings: [{data: Digits}]\nseeds: [one]", "a whole number"),
         ("methods: [", "cannot be read"),
     ],
 )
@@ -89,7 +108,8 @@ def test_a_bad_study_is_one_line(small, capsys, text, words):
 
 @pytest.mark.parametrize(
     ("argv", "words"),
-    [(["digts"], "digits"), (["small.yaml", "--methods", "fixmtch"], "fixmatch"), (["small.yaml", "--treshold", "1"], "--treshold")],
+    [(["digts"], "digits"), (["small.yaml", "--methods", "fixmtch"], "fixmatch"), (["small.yaml", "--treshold", "1"], "--treshold"),
+     (["small.yaml", "--jobs", "0"], "--jobs")],
 )
 def test_names_are_checked_before_anything_is_trained(small, capsys, argv, words):
     assert study.main(argv) == 2
@@ -119,7 +139,8 @@ def test_a_stopped_study_saves_its_runs_and_starts_no_further_one(small, signum)
         time.sleep(0.05)
     process.send_signal(signum)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130 and err.strip() == "ssl-bench study: stopped; the same command continues"
+    assert process.returncode == 128 + signum
+    assert err.strip() == f"ssl-bench study: stopped by {signum.name}; the same command continues"
     (log,) = small.rglob("log.txt")  # one run was begun, and no other after the signal
     assert "the same command continues" in log.read_text()
     (metrics,) = small.rglob("metrics.jsonl")

@@ -83,7 +83,7 @@ def test_evaluation_leaves_the_training_mode_and_the_weights_alone(tiny):
     run = tiny("mean_teacher")
     run.steps(2)
     before = run.weights()
-    run.trainer.evaluate(run.pools, trainer.test_view(run.args))
+    trainer.evaluate_method(run.method, run.pools, run.args, torch.device("cpu"))
     assert run.method.training and run.method.teacher.training
     assert all(torch.equal(before[key], value) for key, value in run.weights().items())
 
@@ -95,9 +95,15 @@ def test_an_unlabelled_method_without_unlabelled_images_says_so(tiny):
         run.steps(1)
 
 
-def test_accumulation_larger_than_the_batch_is_refused():
-    with pytest.raises(ValueError, match="--accumulate 9"):
-        resolved("erm", "--batch-size", "8", "--accumulate", "9")
+def test_accumulation_that_does_not_divide_the_batch_is_refused():
+    with pytest.raises(ValueError, match="--accumulate 2 must divide --batch-size 9"):
+        resolved("erm", "--batch-size", "9", "--accumulate", "2")
+
+
+def test_a_batch_of_one_under_batchnorm_is_refused():
+    with pytest.raises(ValueError, match="--bottleneck-dim 0"):
+        resolved("erm", "--batch-size", "1")
+    assert resolved("erm", "--batch-size", "1", "--bottleneck-dim", "0").batch_size == 1
 
 
 def test_a_weight_that_is_no_longer_finite_is_named_even_when_no_loss_sees_it(tiny):

@@ -15,8 +15,8 @@ LAYOUTS = (
     "expected train/<class>/* and test/<class>/* (or val/), or labelled/<class>/*, unlabelled/* and test/<class>/*"
 )
 _TRAIN, _TEST = ("train",), ("test", "val")
-_LABELLED, _UNLABELLED = ("labelled", "labeled"), ("unlabelled", "unlabeled")
-_PARTS = _TRAIN + _LABELLED + _UNLABELLED + _TEST
+LABELLED, _UNLABELLED = ("labelled", "labeled"), ("unlabelled", "unlabeled")
+_PARTS = _TRAIN + LABELLED + _UNLABELLED + _TEST
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def _find_layout(root: str) -> _Layout:
     if not os.path.isdir(root):
         raise NotADirectoryError(f"{root} is a file, not a folder: unpack it if it is an archive; {LAYOUTS}")
     folders, files = visible(root)
-    train, labelled, unlabelled = (_only_one(root, folders, names) for names in (_TRAIN, _LABELLED, _UNLABELLED))
+    train, labelled, unlabelled = (_only_one(root, folders, names) for names in (_TRAIN, LABELLED, _UNLABELLED))
     if train and labelled:
         raise ValueError(f"{root} holds both {train}/ and {labelled}/: keep one of the two; {LAYOUTS}")
     pool = train or labelled
@@ -130,7 +130,7 @@ def _hint(root: str, folders: Sequence[str], files: Sequence[str]) -> str:
     if inner in _PARTS and any(os.path.isdir(os.path.join(parent, name)) for name in _PARTS if name != inner):
         return f": it is one part of a data set, give the folder above it, {parent}"
     for name in folders:
-        if any(os.path.isdir(os.path.join(root, name, part)) for part in _TRAIN + _LABELLED):
+        if any(os.path.isdir(os.path.join(root, name, part)) for part in _TRAIN + LABELLED):
             return f": did you mean {os.path.join(root, name)}?"
     if not folders and not files:
         return ": it is empty"
