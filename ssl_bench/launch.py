@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -65,7 +66,8 @@ def run_command(method: type[Method], argv: Sequence[str]) -> int:
 def _fail(prog: str, error: Exception, code: int) -> int:
     # A DataLoader worker's error carries its traceback in the message; its last line is the message itself.
     lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    print(f"{prog}: error: {lines[-1].strip()}" if code < 100 else f"{prog}: {lines[-1]}", file=sys.stderr)
+    message = re.sub(r"^[\w.]+\.\w+: ", "", lines[-1].strip())
+    print(f"{prog}: error: {message}" if code < 100 else f"{prog}: {message}", file=sys.stderr)
     return code
 
 
@@ -107,7 +109,6 @@ def train(method: type[Method], args: Args, recipe: Recipe) -> int:
     device = pick_device(args.device)
     data = zoo.load(args.data, args.root, download=args.download, skip_broken=args.skip_broken)
     pools = make_pools(data, args.num_samples_per_class, args.seed, all_labeled=args.all_labeled, saved=path / "split.npz")
-    run.create(method.name, args, recipe.name, recipe.hash)
     print(f"{method.name} on {args.data} -> {path}\nrecipe {recipe.name}: {', '.join(recipe.sections) or 'bare defaults'}")
     if data.broken:
         print(f"{len(data.broken)} broken images left out, the first is {data.broken[0]}")
@@ -115,11 +116,9 @@ def train(method: type[Method], args: Args, recipe: Recipe) -> int:
     weights = None
     for stage in stages:
         folder = run if len(stages) == 1 else record.RunFolder(path / stage.name)
-        if len(stages) > 1 and not folder.done:
-            folder.create(method.name, stage.args, recipe.name, recipe.hash)
         if not folder.done:
             stage_pools = with_true_labels(pools) if stage.true_labels else pools
-            result = _train_stage(method, stage, stage_pools, folder, device, weights)
+            result = _train_stage(method, stage, stage_pools, folder, device, weights, recipe)
             write_json(folder.path / "result.json", describe(method, args, recipe, stage_pools, device, len(data.broken)) | result)
         if len(stages) > 1:
             weights = read_weights(folder.checkpoints / "latest.pth")
@@ -131,11 +130,13 @@ def train(method: type[Method], args: Args, recipe: Recipe) -> int:
 
 
 def _train_stage(
-    method: type[Method], stage: Stage, pools: Pools, run: record.RunFolder, device: torch.device, weights: dict[str, Any] | None
-) -> dict[str, Any]:
+    method: type[Method], stage: Stage, pools: Pools, run: record.RunFolder, device: torch.device,
+    weights: dict[str, Any] | None, recipe: Recipe,
+) -> dict[str, Any]:  # fmt: skip
     print(f"labeled_dataset_size: {len(pools.labeled)}\nunlabeled_dataset_size: {len(pools.unlabeled)}")
     print(f"test_dataset_size: {len(pools.test)}\ndevice: {describe_device(device)}", flush=True)
     instance = build(method, stage.args, pools, pretrained=not run.has_state)
+    run.create(method.name, stage.args, recipe.name, recipe.hash)  # only now: what cannot be built leaves no run in the tables
     if weights is not None:
         instance.load_previous(weights)
     return fit(instance, pools, stage.args, run, device)

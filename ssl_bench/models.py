@@ -100,7 +100,7 @@ def _backbone(arch: str, image_size: int, pool: bool, model_kwargs: Sequence[str
     except (OSError, RuntimeError) as error:
         if not pretrained:
             raise
-        reason = " ".join(str(error).split())[:160]
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise OSError(
             f"ImageNet weights of {name} could not be loaded ({reason}); give --pretrained-backbone FILE, or --scratch for random weights"
         ) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -125,7 +126,7 @@ def _from_files(
     images: Images, views: Sequence[View], plans: Iterable[Plan], key: tuple[int, ...], device: torch.device, workers: int
 ) -> Iterator[tuple[Plan, list[Tensor]]]:
     loader = torch.utils.data.DataLoader(
-        _Decoder(images, views, key), sampler=plans, batch_size=None, num_workers=workers, pin_memory=device.type == "cuda",
+        _Decoder(images, views, key), sampler=plans, batch_size=None, num_workers=min(workers, os.cpu_count() or 1), pin_memory=device.type == "cuda",
         worker_init_fn=_leave_signals_to_the_trainer,
     )  # fmt: skip
     for plan, crops in loader:

@@ -139,3 +139,9 @@ def test_flip():
     assert torch.equal(x, before)
     for i, flag in enumerate(flags):
         assert torch.equal(got[i], tensor(pil(x[i]).transpose(Image.Transpose.FLIP_LEFT_RIGHT)) if flag else x[i])
+
+
+def test_a_single_pixel_is_its_own_reflection():
+    x = torch.full((2, 3, 1, 1), 7, dtype=torch.uint8)
+    box = torch.tensor([[-1, 1, 1, 1], [1, -1, 1, 1]])
+    assert torch.equal(geometry.crop_reflect(x, box), x)

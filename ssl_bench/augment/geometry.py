@@ -108,7 +108,7 @@ def crop_reflect(x: Tensor, box: Tensor) -> Tensor:
 
 
 def _reflect(index: Tensor, size: int) -> Tensor:
-    return (size - 1) - ((size - 1) - index.abs()).abs()
+    return ((size - 1) - ((size - 1) - index.abs()).abs()).clamp(min=0)  # an image of one pixel has nothing to reflect
 
 
 def resize(x: Tensor, size: int, kernel: Kernel = "bicubic") -> Tensor:
