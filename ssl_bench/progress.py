@@ -22,11 +22,11 @@ class Progress:
     def advance(self) -> None:
         self.bar.update()
 
-    def losses(self, epoch: int, i: int, iters: int, step: int, rate: float, values: Mapping[str, float]) -> None:
-        """Means since the last call; rate: labelled + unlabelled images a second."""
+    def losses(self, epoch: int, i: int, iters: int, step: int, rate: float, eta: float, values: Mapping[str, float]) -> None:
+        """Means since the last call; rate: labelled + unlabelled images a second; eta: seconds of training left."""
         texts = [f"{name} {value:.4g}" for name, value in values.items()]
         if self.bar.disable:
-            print(f"Epoch: [{epoch}][{i:>{len(str(iters))}}/{iters}]\t" + "\t".join([f"{rate:.0f} images/s", *texts]), flush=True)
+            print(f"Epoch: [{epoch}][{i:>{len(str(iters))}}/{iters}]\t" + "\t".join([f"{rate:.0f} images/s", f"{tqdm.format_interval(eta)} left", *texts]), flush=True)
         else:
             self.bar.set_postfix_str(", ".join([f"{rate:.0f} im/s", *texts]))
         self._event(values, step)

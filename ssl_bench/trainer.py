@@ -248,7 +248,8 @@ def _steps(trainer: Trainer, pools: Pools, run: RunFolder, progress: Progress, a
                 means = trainer.means.pop()
                 steps = trainer.step - printed_step
                 rate = (len(batch.y_l) + len(batch.idx_u)) * steps / since_print
-                progress.losses(epoch, (trainer.step - 1) % iters + 1, iters, trainer.step, rate, means)
+                eta = (trainer.total_steps - trainer.step) * since_print / steps
+                progress.losses(epoch, (trainer.step - 1) % iters + 1, iters, trainer.step, rate, eta, means)
                 run.append_metrics({"step": trainer.step, "epoch": epoch, "kind": "train", **means})
                 printed_step, since_print = trainer.step, 0.0
             if edge:
