@@ -61,7 +61,8 @@ def _help() -> str:
     return "\n".join(
         ["usage: ssl-bench COMMAND|METHOD [flags]     (COMMAND|METHOD --help lists the flags)", "", "commands:", *rows, "",
          "methods:", *methods, "", "examples:", "  ssl-bench study", "  ssl-bench fixmatch",
-         "  ssl-bench fixmatch data/cifar100 -d CIFAR100 --num-samples-per-class 4 --seed 0", "  ssl-bench table fixmatch baseline      (the folders of --log; a study uses runs)"]
+         "  ssl-bench fixmatch data/cifar100 -d CIFAR100 --num-samples-per-class 4 --seed 0",
+         "  ssl-bench table fixmatch baseline      (the folders of --log; a study uses runs)"]
     )  # fmt: skip
 
 

@@ -114,6 +114,8 @@ def train(method: type[Method], args: Args, recipe: Recipe) -> int:
         print(f"{len(data.broken)} broken images left out, the first is {data.broken[0]}")
     stages = method.stages(args)
     weights = None
+    if len(stages) > 1:
+        run.create(method.name, args, recipe.name, recipe.hash)
     for stage in stages:
         folder = run if len(stages) == 1 else record.RunFolder(path / stage.name)
         if not folder.done:

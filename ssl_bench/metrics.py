@@ -7,7 +7,10 @@ from torch import Tensor
 
 
 def top_k_hits(y: Tensor, target: Tensor, ks: tuple[int, ...] = (1, 5)) -> Tensor:
-    """Number of rows whose label is among the k best logits, for each k (k is cut to C).  y: (B, C); target: (B,); (len(ks),) int64."""
+    """Number of rows whose label is among the k best logits, for each k (cut to C): (len(ks),) int64.
+
+    y: logits (B, C); target: (B,) int64.
+    """
     best = y.topk(min(max(ks), y.shape[1]), dim=1).indices == target[:, None]
     return torch.stack([best[:, :k].any(dim=1).sum() for k in ks])
 

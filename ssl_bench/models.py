@@ -19,7 +19,10 @@ TORCHVISION_V1 = frozenset(
 
 
 class Classifier(nn.Module):
-    """backbone -> pool (no parameters) -> bottleneck -> head.  State-dict names are TLlib's: ``backbone.* bottleneck.{0,1}.* head.*``."""
+    """backbone -> pool (no parameters) -> bottleneck -> head.
+
+    State-dict names are TLlib's: ``backbone.* bottleneck.{0,1}.* head.*``.
+    """
 
     def __init__(self, backbone: nn.Module, feature_dim: int, num_classes: int, bottleneck_dim: int, pool: bool = True) -> None:
         super().__init__()

@@ -15,8 +15,9 @@ class Progress:
 
     def __init__(self, title: str, total_steps: int, start: int, events: Path | None) -> None:
         self.bar = tqdm(
-            total=total_steps, initial=start, desc=title, unit="step", dynamic_ncols=True, disable=not sys.stderr.isatty(), leave=False
-        )
+            total=total_steps, initial=start, desc=title, unit="step", dynamic_ncols=True, leave=False,
+            disable=not sys.stderr.isatty(),
+        )  # fmt: skip
         self.writer = _event_writer(events, start) if events else None
 
     def advance(self) -> None:
@@ -26,7 +27,8 @@ class Progress:
         """Means since the last call; rate: labelled + unlabelled images a second; eta: seconds of training left."""
         texts = [f"{name} {value:.4g}" for name, value in values.items()]
         if self.bar.disable:
-            print(f"Epoch: [{epoch}][{i:>{len(str(iters))}}/{iters}]\t" + "\t".join([f"{rate:.0f} images/s", f"{tqdm.format_interval(eta)} left", *texts]), flush=True)
+            place = f"Epoch: [{epoch}][{i:>{len(str(iters))}}/{iters}]"
+            print("\t".join([place, f"{rate:.0f} images/s", f"{tqdm.format_interval(eta)} left", *texts]), flush=True)
         else:
             self.bar.set_postfix_str(", ".join([f"{rate:.0f} im/s", *texts]))
         self._event(values, step)

@@ -81,9 +81,10 @@ def batches(
     `workers`: processes that decode and crop files; images held in memory need none.
     """
     targets = torch.from_numpy(np.asarray(images.targets, dtype=np.int64))
-    cropped = _from_memory(images, views, plans, key, device) if images.pixels is not None else _from_files(
-        images, views, plans, key, device, workers
-    )
+    if images.pixels is not None:
+        cropped = _from_memory(images, views, plans, key, device)
+    else:
+        cropped = _from_files(images, views, plans, key, device, workers)
     for plan, crops in cropped:
         positions = torch.from_numpy(plan.positions[plan.rows])
         outputs = []
@@ -126,8 +127,8 @@ def _from_files(
     images: Images, views: Sequence[View], plans: Iterable[Plan], key: tuple[int, ...], device: torch.device, workers: int
 ) -> Iterator[tuple[Plan, list[Tensor]]]:
     loader = torch.utils.data.DataLoader(
-        _Decoder(images, views, key), sampler=plans, batch_size=None, num_workers=min(workers, os.cpu_count() or 1), pin_memory=device.type == "cuda",
-        worker_init_fn=_leave_signals_to_the_trainer,
+        _Decoder(images, views, key), sampler=plans, batch_size=None, num_workers=min(workers, os.cpu_count() or 1),
+        pin_memory=device.type == "cuda", worker_init_fn=_leave_signals_to_the_trainer,
     )  # fmt: skip
     for plan, crops in loader:
         yield plan, [crop.to(device, non_blocking=True) for crop in crops]

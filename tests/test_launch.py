@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ from conftest import TINY, only_run, resolved
 from PIL import Image
 
 from ssl_bench import catalog, launch, record
+from ssl_bench.method import Stage
 from ssl_bench.record import read_jsonl
 from ssl_bench.weights import read_tensors
 
@@ -356,6 +358,30 @@ def test_metrics_are_json_even_where_nothing_is_known(tmp_path):
     assert run("pseudo_label", "--log", tmp_path, "--threshold", 1) == 0
     text = (only_run(tmp_path) / "metrics.jsonl").read_text()
     assert "NaN" not in text and '"pseudo_acc": null' in text
+
+
+def test_stages_run_in_order_each_from_the_one_before_and_only_once(tmp_path, capsys):
+    erm = catalog.load_method("erm")
+
+    class TwoStages(erm):
+        name = "two_stages"
+
+        @classmethod
+        def stages(cls, args):
+            return [Stage("first", args), Stage("second", dataclasses.replace(args, lr=1e-9, wd=0.0))]
+
+    argv = [*TINY, "--optimizer", "adamw", "--log", str(tmp_path)]
+    assert launch.run_command(TwoStages, argv) == 0
+    (result,) = tmp_path.glob("two_stages/Digits/4x/*/result.json")
+    first, second = (read_tensors(result.parent / stage / "checkpoints" / "latest.pth") for stage in ("first", "second"))
+    torch.testing.assert_close(first["head.weight"], second["head.weight"], rtol=0, atol=1e-6)
+    assert (result.parent / "args.json").is_file()
+
+    result.unlink()
+    (result.parent / "second" / "result.json").unlink()
+    capsys.readouterr()
+    assert launch.run_command(TwoStages, argv) == 0
+    assert capsys.readouterr().out.count("labeled_dataset_size: 40\n") == 1  # the first stage was done
 
 
 def test_default_log_folders_are_tllibs():
