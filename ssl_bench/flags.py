@@ -181,8 +181,10 @@ class _Help(argparse.HelpFormatter):
 def build_parser(args_class: type, prog: str, description: str) -> argparse.ArgumentParser:
     """A parser whose namespace holds only what the command line said (every default is suppressed)."""
     parser = _Parser(
-        prog=prog, description=description, allow_abbrev=False, formatter_class=_Help, argument_default=argparse.SUPPRESS
-    )
+        prog=prog, description=description, allow_abbrev=False, formatter_class=_Help, argument_default=argparse.SUPPRESS,
+        usage="%(prog)s [DIR] [-d NAME] [flags]",
+        epilog="Recipes go over these defaults per data set, the command line over both; --dry-run shows what applies.",
+    )  # fmt: skip
     groups: dict[str, Any] = {}
     for spec in specs(args_class).values():
         meta = spec.metadata

@@ -293,7 +293,7 @@ def test_bad_recipe_values_name_place_and_key(values, named):
 
 def entries(text: str) -> dict[str, str]:
     """Long flag -> its whole help entry on one line."""
-    blocks = re.split(r"\n(?=  \S)", text)
+    blocks = re.split(r"\n(?=  \S)", text)[1:]  # the first is usage and description
     found = {}
     for block in blocks:
         for option in re.findall(r"(?<!\S)(--[\w-]+)", block.split("  ")[1]):
