@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -273,3 +274,13 @@ def test_a_pickle_bomb_is_refused_and_never_goes_off(tmp_path, form):
         assert zipfile.is_zipfile(path)
         torch.load(path, weights_only=False)
         assert crater.exists(), "the bomb is live: without weights_only it does go off"
+
+
+def test_a_checkpoint_of_each_release_still_loads_strictly():
+    """tests/golden/release-<version>.pth: erm, test_vit, patch 4, depth 1, 8 pixels, bottleneck 8, 10 classes."""
+    kept = sorted((Path(__file__).parent / "golden").glob("release-*.pth"))
+    assert kept
+    for path in kept:
+        model = build_classifier("test_vit", 10, 8, bottleneck_dim=8, model_kwargs=["patch_size=4", "depth=1"])
+        load_classifier(model, str(path))
+        assert all(torch.equal(value, read_weights(path)[key]) for key, value in model.state_dict().items())
