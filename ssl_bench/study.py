@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -123,8 +124,13 @@ def train(run: Run, threads: int) -> tuple[int, float]:
     torch.set_num_threads(threads)
     begun = time.perf_counter()
     run.folder.mkdir(parents=True, exist_ok=True)
-    with open(run.folder / "log.txt", "a", encoding="utf-8") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
-        code = launch.run_command(load_method(run.method), run.argv)
+    log = open(run.folder / "log.txt", "a", encoding="utf-8")
+    with log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+        try:
+            code = launch.run_command(load_method(run.method), run.argv)
+        except Exception:  # a bug in one method must not cost the other runs of the study
+            traceback.print_exc()
+            code = 1
     return code, time.perf_counter() - begun
 
 

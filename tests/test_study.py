@@ -58,6 +58,16 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(small, capsys):
     assert "erm" in (small / "runs" / "small.md").read_text()
 
 
+def test_a_bug_in_a_method_is_a_failed_run_with_its_traceback_in_the_log(small, monkeypatch):
+    def broken(method, argv):
+        raise TypeError("a bug")
+
+    monkeypatch.setattr(study.launch, "run_command", broken)
+    (run, *_) = study.plan(study.read_study("small.yaml"), "runs", [])
+    assert study.train(run, threads=1)[0] == 1
+    assert "Traceback" in (run.folder / "log.txt").read_text() and study._outcome(run, 1).startswith("FAILED erm: TypeError: a bug")
+
+
 def test_dry_run_prints_commands_and_leaves_nothing(small, capsys):
     assert study.main(["small.yaml", "--dry-run", "--seeds", "3", "4"]) == 0
     lines = capsys.readouterr().out.splitlines()
