@@ -143,7 +143,7 @@ def test_a_label_in_the_checkpoint_that_runs_code(tmp_path):
 
     folder = record.RunFolder(tmp_path)
     folder.checkpoints.mkdir()
-    (folder.checkpoints / "state-00000001.pt").write_bytes(pickle.dumps(Bomb()))
+    (folder.checkpoints / "state-00000001.pt").write_bytes(pickle.dumps(Bomb(), protocol=2))
     with pytest.raises(ValueError, match="no checkpoint"):
         folder.load_state()
     assert not (tmp_path / "exploded").exists()
