@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -17,6 +17,17 @@ class Interrupted(Exception):
 
 
 @contextmanager
+def handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """While inside, `handler` gets SIGTERM and SIGINT; the handlers from before come back at the end."""
+    old = {signum: signal.signal(signum, handler) for signum in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for signum, before in old.items():
+            signal.signal(signum, before)
+
+
+@contextmanager
 def interruptions() -> Iterator[list[int]]:
     """While inside, SIGTERM and SIGINT are only noted in the list; a second SIGINT is Python's own KeyboardInterrupt."""
     arrived: list[int] = []
@@ -26,9 +37,5 @@ def interruptions() -> Iterator[list[int]]:
         if signum == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    old = {signum: signal.signal(signum, note) for signum in (signal.SIGTERM, signal.SIGINT)}
-    try:
+    with handling(note):
         yield arrived
-    finally:
-        for signum, handler in old.items():
-            signal.signal(signum, handler)

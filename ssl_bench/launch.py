@@ -18,6 +18,7 @@ import torch
 from ssl_bench import flags, record, zoo
 from ssl_bench.args import Args
 from ssl_bench.atomic import write_json
+from ssl_bench.datasets.images import DataSet
 from ssl_bench.flags import FlagError
 from ssl_bench.interrupt import Interrupted
 from ssl_bench.method import Method, Stage, Task
@@ -103,12 +104,8 @@ def train(method: type[Method], args: Args, recipe: Recipe) -> int:
     if run.done:
         print(f"{path} is done already: {_headline(json.loads((path / 'result.json').read_text()))}")
         return 0
-    zoo.check_name(args.data)
-    check_arch(args.arch)
     training_views((*method.labeled_views, *method.unlabeled_views), args)  # a wrong policy string is known before any data
-    device = pick_device(args.device)
-    data = zoo.load(args.data, args.root, download=args.download, skip_broken=args.skip_broken)
-    pools = make_pools(data, args.num_samples_per_class, args.seed, all_labeled=args.all_labeled, saved=path / "split.npz")
+    device, data, pools = _load(args, path / "split.npz")
     print(f"{method.name} on {args.data} -> {path}\nrecipe {recipe.name}: {', '.join(recipe.sections) or 'bare defaults'}")
     if data.broken:
         print(f"{len(data.broken)} broken images left out, the first is {data.broken[0]}")
@@ -121,7 +118,8 @@ def train(method: type[Method], args: Args, recipe: Recipe) -> int:
         if not folder.done:
             stage_pools = with_true_labels(pools) if stage.true_labels else pools
             result = _train_stage(method, stage, stage_pools, folder, device, weights, recipe)
-            write_json(folder.path / "result.json", describe(method, args, recipe, stage_pools, device, len(data.broken)) | result)
+            described = describe(method, args, recipe, stage_pools, device, len(data.broken), folder.environment())
+            write_json(folder.path / "result.json", described | result)
         if len(stages) > 1:
             weights = read_weights(folder.checkpoints / "latest.pth")
     result = json.loads((folder.path / "result.json").read_text())
@@ -129,6 +127,16 @@ def train(method: type[Method], args: Args, recipe: Recipe) -> int:
         write_json(path / "result.json", result)
     print(_headline(result))
     return 0
+
+
+def _load(args: Args, saved: Path | None) -> tuple[torch.device, DataSet, Pools]:
+    """Device, data and pools; names are checked first, since loading may take long.  saved: the run's split.npz."""
+    zoo.check_name(args.data)
+    check_arch(args.arch)
+    device = pick_device(args.device)
+    data = zoo.load(args.data, args.root, download=args.download, skip_broken=args.skip_broken)
+    pools = make_pools(data, args.num_samples_per_class, args.seed, all_labeled=args.all_labeled, saved=saved)
+    return device, data, pools
 
 
 def _train_stage(
@@ -156,10 +164,7 @@ def _test(method: type[Method], args: Args) -> int:
     weights = run.checkpoints / f"{which}.pth" if which in ("best", "latest") else Path(which)
     if not weights.is_file():
         raise FileNotFoundError(f"no checkpoint {weights}; train first with the same flags, or give --resume FILE")
-    zoo.check_name(args.data)
-    device = pick_device(args.device)
-    data = zoo.load(args.data, args.root, download=args.download, skip_broken=args.skip_broken)
-    pools = make_pools(data, args.num_samples_per_class, args.seed, all_labeled=args.all_labeled)
+    device, _, pools = _load(args, None)
     stage = method.stages(args)[-1]
     args = dataclasses.replace(stage.args, pretrained_backbone=None)
     instance = place(build(method, args, pools, pretrained=False), device)
@@ -172,11 +177,10 @@ def _test(method: type[Method], args: Args) -> int:
 
 
 def describe(
-    method: type[Method], args: Args, recipe: Recipe, pools: Pools, device: torch.device, broken: int
+    method: type[Method], args: Args, recipe: Recipe, pools: Pools, device: torch.device, broken: int, environment: dict[str, Any]
 ) -> dict[str, Any]:
     """What result.json says besides the evaluations: everything a table or a sceptic asks for."""
     weights = args.pretrained_backbone or ("none" if args.scratch else "imagenet")
-    environment = record.environment()
     return dict(
         schema=1, method=method.name, data=args.data, num_classes=len(pools.classes),
         labels_per_class="all" if args.all_labeled else args.num_samples_per_class,

@@ -77,6 +77,10 @@ class RunFolder:
         write_json(self.path / "args.json", body)
         write_json(self.path / "environment.json", environment())
 
+    def environment(self) -> dict[str, Any]:
+        """What `create` recorded when this process began the run."""
+        return json.loads((self.path / "environment.json").read_text(encoding="utf-8"))
+
     def append_metrics(self, row: dict[str, Any]) -> None:
         """Add a line to metrics.jsonl; nan, which JSON does not have, becomes null."""
         with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:

@@ -25,9 +25,8 @@ from typing import Any
 from tqdm import tqdm
 
 from ssl_bench import flags, launch, record, table
-from ssl_bench.atomic import write_bytes
 from ssl_bench.catalog import load_method, method_names
-from ssl_bench.interrupt import Interrupted
+from ssl_bench.interrupt import Interrupted, handling
 
 KINDS = {str: "a name", dict: "a map of flags", int: "a whole number"}
 KEYS = ("methods", "settings", "num_samples_per_class", "seeds")
@@ -195,12 +194,8 @@ def _interruptible() -> Iterator[None]:
     def interrupt(signum: int, _: FrameType | None) -> None:
         raise Interrupted(signum)
 
-    old = {signum: signal.signal(signum, interrupt) for signum in (signal.SIGTERM, signal.SIGINT)}
-    try:
+    with handling(interrupt):
         yield
-    finally:
-        for signum, handler in old.items():
-            signal.signal(signum, handler)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -251,10 +246,7 @@ def _run(study: Study, runs: Sequence[Run], log: str, jobs: int | None) -> int:
     if not len(frame):
         raise OSError(f"no run could be started; see {runs[0].folder / 'log.txt'}")
     table.write_runs_csv(frame, f"{log}/{study.name}-runs.csv")
-    summary = table.summarize(frame)
-    for form, ending in (("github", "md"), ("csv", "csv"), ("latex", "tex")):
-        write_bytes(Path(f"{log}/{study.name}.{ending}"), table.render(summary, form).encode())
-    print(f"{table.render(summary)}\nwritten: {log}/{study.name}.md, .csv, .tex and -runs.csv")
+    print(f"{table.write_tables(frame, Path(log) / study.name)}\nwritten: {log}/{study.name}.md, .csv, .tex and -runs.csv")
     for run in failed:
         print(f"failed: {run}", file=sys.stderr)
     return 1 if failed else 0

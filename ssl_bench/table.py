@@ -165,6 +165,15 @@ def _latex(header: list[str], body: list[list[str]], caption: str, foot: str) ->
     return "\n".join([*start, *lines, *end, r"\end{table}"]) + "\n"
 
 
+def write_tables(frame: pd.DataFrame, stem: Path) -> str:
+    """Write the table of `frame` to <stem>.md, .csv and .tex, each whole or not at all; returns the markdown."""
+    summary = summarize(frame)
+    texts = {"md": render(summary, "github"), "csv": render(summary, "csv"), "tex": render(summary, "latex")}
+    for ending, text in texts.items():
+        write_bytes(stem.with_name(f"{stem.name}.{ending}"), text.encode())
+    return texts["md"]
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """``ssl-bench table``: prints the table; returns 0, or 2 after one line on stderr where there is none to print."""
     parser = argparse.ArgumentParser(prog="ssl-bench table", description="Table of finished runs: methods x data sets.")

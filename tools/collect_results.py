@@ -13,7 +13,6 @@ import shutil
 from pathlib import Path
 
 from ssl_bench import runs, table
-from ssl_bench.atomic import write_bytes
 
 EVIDENCE = ("args.json", "result.json", "metrics.jsonl")
 
@@ -28,9 +27,7 @@ def collect(source: Path, results: Path, study: str) -> int:
         for name in EVIDENCE:
             shutil.copyfile(run / name, target / name)
         count += 1
-    summary = table.summarize(runs.collect([results / study]))
-    for form, ending in (("github", "md"), ("csv", "csv"), ("latex", "tex")):
-        write_bytes(results / f"{study}.{ending}", table.render(summary, form).encode())
+    table.write_tables(runs.collect([results / study]), results / study)
     studies = [folder for folder in sorted(results.iterdir()) if folder.is_dir()]
     runs.write_runs_csv(runs.collect(studies), results / "runs.csv")
     return count
