@@ -32,8 +32,8 @@ class ERM(Method):
 
     def train_step(self, batch: Batch, loop: Loop) -> dict[str, Tensor]:
         x_l, x_l_strong = batch.x_l
-        y_l = self.model(x_l)                # (B, C)
-        y_l_strong = self.model(x_l_strong)  # (B, C)
+        y = self.forwards(x_l, x_l_strong)
+        y_l, y_l_strong = next(y), next(y)   # (B, C) each
         loss = two_view_cross_entropy(y_l, y_l_strong, batch.y_l, self.args.trade_off_cls_strong)
         loop.backward(loss, "cls_loss")
         return {"cls_loss": loss, "cls_acc": (y_l.argmax(dim=1) == batch.y_l).float().mean()}

@@ -32,15 +32,15 @@ class FixMatch(Method):
 
     def train_step(self, batch: Batch, loop: Loop) -> dict[str, Tensor]:
         (x_l, x_l_strong), (x_u, x_u_strong) = batch.x_l, batch.x_u
-        y_l = self.model(x_l)                # (B, C)
-        y_l_strong = self.model(x_l_strong)  # (B, C)
+        y = self.forwards(x_l, x_l_strong, x_u_strong)
+        y_l, y_l_strong = next(y), next(y)   # (B, C) each
         cls_loss = two_view_cross_entropy(y_l, y_l_strong, batch.y_l, self.args.trade_off_cls_strong)
         loop.backward(cls_loss, "cls_loss")
 
         with torch.no_grad():
             y_u = self.model(x_u)            # (mu B, C)
         mask, pseudo = confident_pseudo_labels(y_u, self.args.threshold)  # (mu B,), (mu B,)
-        y_u_strong = self.model(x_u_strong)  # (mu B, C)
+        y_u_strong = next(y)                 # (mu B, C)
         self_training_loss = self.args.trade_off_self_training * masked_cross_entropy(y_u_strong, pseudo, mask)
         loop.backward(self_training_loss, "self_training_loss")
         return {

@@ -44,14 +44,14 @@ class MeanTeacher(Method):
 
     def train_step(self, batch: Batch, loop: Loop) -> dict[str, Tensor]:
         (x_l, x_l_strong), (x_u, x_u_teacher) = batch.x_l, batch.x_u
-        y_l = self.model(x_l)                # (B, C)
-        y_l_strong = self.model(x_l_strong)  # (B, C)
+        y = self.forwards(x_l, x_l_strong, x_u)
+        y_l, y_l_strong = next(y), next(y)   # (B, C) each
         cls_loss = two_view_cross_entropy(y_l, y_l_strong, batch.y_l, self.args.trade_off_cls_strong)
         loop.backward(cls_loss, "cls_loss")
 
         with torch.no_grad():
             p_u_teacher = self.teacher(x_u_teacher).softmax(dim=1)          # (mu B, C)
-        p_u = self.model(x_u).softmax(dim=1)                                # (mu B, C)
+        p_u = next(y).softmax(dim=1)                                        # (mu B, C)
         distance = (p_u - p_u_teacher).square().sum(dim=1).mean()           # ()
         # TLlib's --trade-off-con multiplies a sum over the batch; written as mean x size it survives accumulation.
         weight = self.args.trade_off_con * sigmoid_ramp(loop.epoch, self.args.warm_up_epochs)

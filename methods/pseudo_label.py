@@ -32,12 +32,12 @@ class PseudoLabel(Method):
 
     def train_step(self, batch: Batch, loop: Loop) -> dict[str, Tensor]:
         (x_l, x_l_strong), (x_u,) = batch.x_l, batch.x_u
-        y_l = self.model(x_l)                # (B, C)
-        y_l_strong = self.model(x_l_strong)  # (B, C)
+        y = self.forwards(x_l, x_l_strong, x_u)
+        y_l, y_l_strong = next(y), next(y)   # (B, C) each
         cls_loss = two_view_cross_entropy(y_l, y_l_strong, batch.y_l, self.args.trade_off_cls_strong)
         loop.backward(cls_loss, "cls_loss")
 
-        y_u = self.model(x_u)                # (mu B, C)
+        y_u = next(y)                        # (mu B, C)
         mask, pseudo = confident_pseudo_labels(y_u, self.args.threshold)  # (mu B,), (mu B,)
         self_training_loss = self.args.trade_off_self_training * masked_cross_entropy(y_u, pseudo, mask)
         loop.backward(self_training_loss, "self_training_loss")

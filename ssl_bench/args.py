@@ -61,8 +61,22 @@ class Args:
     accumulate: int = flag(1, "micro-batches a step (less memory, same batch size)", group="optimisation", ge=1)
     epochs: int = flag(20, "epochs; one is --iters-per-epoch steps, then an evaluation", group="optimisation", ge=1)
     iters_per_epoch: int = flag(500, "steps an epoch", names=("-i",), group="optimisation", ge=1)
+    eval_batch_size: int = flag(256, "images a step of evaluation, over all processes", group="optimisation", ge=1, identity=False)
     precision: str = flag("fp32", "arithmetic of the forward pass", group="optimisation", choices=("fp32", "bf16", "fp16"))
     compile: bool = flag(False, "torch.compile the networks", group="optimisation")
+    cuda_graphs: bool = flag(
+        False, "compile, and replay forward and backward as CUDA graphs: for small networks whose kernels are short", group="optimisation",
+        identity=False,
+    )
+    channels_last: bool = flag(True, "keep images and convolutions in channels-last order (CPU, CUDA)", group="optimisation", identity=False)
+    concat: bool = flag(
+        False, "one forward for labelled and unlabelled images; the network must have no BatchNorm", group="optimisation", identity=False
+    )
+    grad_checkpointing: bool = flag(
+        False, "compute activations again in the backward pass: less memory, a third slower", group="optimisation", identity=False
+    )
+    shard: bool = flag(False, "spread the network over the processes (FSDP2), for those too large for one device", group="optimisation",
+                       identity=False)  # fmt: skip
 
     seed: int = flag(0, "seed of split, order, augmentation and initial weights", group="run", ge=0, le=2**32 - 1)
     log: str = flag("runs", "folder under which the run folder is made", group="run", identity=False)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from ssl_bench.parallel import local
 
 
 class EMATeacher(nn.Module):
@@ -29,14 +30,15 @@ class EMATeacher(nn.Module):
     def train(self, mode: bool = True) -> EMATeacher:
         return super().train(mode and self.mode == "train")
 
-    def forward(self, x: Tensor) -> Any:
-        return self.model(x)
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.inference_mode():
+            y = self.model(x)
+        return y.clone()  # outside of inference mode: an ordinary tensor, which a loss may keep for its backward
 
     @torch.no_grad()
     def update(self, student: nn.Module, decay: float) -> None:
         """One step towards `student`; decay in [0, 1]: 0 copies it.  Integer buffers are copied."""
-        theirs = [*self.model.parameters(), *self.model.buffers()]
-        ours = [*student.parameters(), *student.buffers()]
+        theirs, ours = ([local(value) for value in (*net.parameters(), *net.buffers())] for net in (self.model, student))
         averaged = [pair for pair in zip(theirs, ours, strict=True) if pair[0].is_floating_point()]
         copied = [pair for pair in zip(theirs, ours, strict=True) if not pair[0].is_floating_point()]
         torch._foreach_lerp_([pair[0] for pair in averaged], [pair[1] for pair in averaged], 1 - decay)

@@ -3,34 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_bench import metrics
+from ssl_bench import distributed, metrics
 from ssl_bench.augment.views import View
 from ssl_bench.datasets.images import Images
 from ssl_bench.streams import batches, sequential_plans
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def evaluate(
     predict: Callable[[Tensor], Tensor], images: Images, view: View, num_classes: int, device: torch.device, *,
     batch_size: int = 256, workers: int = 0,
 ) -> dict[str, float]:
     """top1, top5 (top-C when C < 5), mean_class: percent; loss: mean cross-entropy, nats.
 
-    predict: (B, 3, S, S) -> logits (B, C).  Counts are exact; the last batch may be short.
+    predict: (B, 3, S, S) -> logits (B, C).  Of several processes each takes its rows of every batch; counts are exact.
+    ValueError: more processes than images.
     """
+    rank, world = distributed.rank(), distributed.world_size()
+    if len(images) < world:
+        raise ValueError(f"{len(images)} images to evaluate are fewer than the {world} processes: start fewer")
     hits = torch.zeros(2, dtype=torch.int64, device=device)
     confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
-    loss = torch.zeros((), device=device)
-    for (x,), target, _ in batches(images, (view,), sequential_plans(len(images), batch_size), (0, 0), device, workers):
+    loss = torch.zeros((), device=device, dtype=torch.float32 if device.type == "mps" else torch.float64)
+    plans = (replace(plan, rows=slice(rank, None, world)) for plan in sequential_plans(len(images), max(batch_size, world)))
+    for (x,), target, _ in batches(images, (view,), plans, (0, 0), device, workers):
         y = predict(x).float()
         hits += metrics.top_k_hits(y, target)
         confusion += metrics.confusion_matrix(y.argmax(dim=1), target, num_classes)
         loss += F.cross_entropy(y, target, reduction="sum")
+    for total in (hits, confusion, loss):
+        distributed.sum_(total)
     top1, top5 = (100 * count / len(images) for count in hits.tolist())
     mean_class = 100 * metrics.mean_class_accuracy(confusion)
     return {"top1": top1, "top5": top5, "mean_class": mean_class, "loss": loss.item() / len(images)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -9,28 +10,29 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 
-from ssl_bench import flags, record, zoo
+from ssl_bench import distributed, flags, record, zoo
 from ssl_bench.args import Args
-from ssl_bench.atomic import write_json
 from ssl_bench.datasets.images import DataSet
+from ssl_bench.distributed import LostProcess
 from ssl_bench.flags import FlagError
 from ssl_bench.interrupt import Interrupted
 from ssl_bench.method import Method, Stage, Task
 from ssl_bench.models import check_arch
+from ssl_bench.placement import OutOfMemory, compile_networks, explained_memory, place
 from ssl_bench.pools import Pools, labels_are_given, make_pools, with_true_labels
 from ssl_bench.recipe import Recipe
 from ssl_bench.recipe import resolve as resolve_recipe
 from ssl_bench.streams import INITIAL, seed_of
-from ssl_bench.trainer import NonFiniteLoss, compile_networks, evaluate_method, fit, place, training_views
+from ssl_bench.trainer import NonFiniteLoss, evaluate_method, fit, training_views
 from ssl_bench.weights import load_classifier, read_weights
 
-USER_ERRORS = (ValueError, OSError, NonFiniteLoss)
+USER_ERRORS = (ValueError, OSError, NonFiniteLoss, OutOfMemory, LostProcess)
 
 
 def launch(method: type[Method], argv: Sequence[str] | None = None) -> NoReturn:
@@ -47,13 +49,16 @@ def run_command(method: type[Method], argv: Sequence[str]) -> int:
     prog = method.name
     try:
         args, recipe = resolve(method, argv)
+        check_shares(args, distributed.announced_size())
     except FlagError as error:
         return _fail(prog, error, 2)
     if args.dry_run:
         print(json.dumps({"method": method.name, **dataclasses.asdict(args)}))
         return 0
     try:
-        return _test(method, args) if args.phase == "test" else train(method, args, recipe)
+        device = pick_device(args.device)
+        with distributed.process_group(device), _one_voice():
+            return _test(method, args, device) if args.phase == "test" else train(method, args, recipe, device)
     except Interrupted as stop:
         return _fail(prog, stop, stop.exit_code)
     except KeyboardInterrupt:
@@ -64,10 +69,20 @@ def run_command(method: type[Method], argv: Sequence[str]) -> int:
         return _fail(prog, error, 1)
 
 
+@contextlib.contextmanager
+def _one_voice() -> Iterator[None]:
+    """Of several processes the first prints."""
+    with contextlib.ExitStack() as stack:
+        if distributed.rank():
+            stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w", encoding="utf-8"))))
+        yield
+
+
 def _fail(prog: str, error: Exception, code: int) -> int:
     # A DataLoader worker's error carries its traceback in the message; its last line is the message itself.
     lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     message = re.sub(r"^[\w.]+\.\w+: ", "", lines[-1].strip())
+    prog += f" [process {os.environ['RANK']}]" if distributed.announced_size() > 1 else ""
     print(f"{prog}: error: {message}" if code < 100 else f"{prog}: {message}", file=sys.stderr)
     return code
 
@@ -90,14 +105,25 @@ def resolve(method: type[Method], argv: Sequence[str]) -> tuple[Args, Recipe]:
     if "num_samples_per_class" not in given and "all_labeled" not in given and labels_are_given(data, root):
         values["all_labeled"] = True
     args = dataclasses.replace(defaults, **values)
-    if args.batch_size % args.accumulate:
-        raise FlagError(f"--accumulate {args.accumulate} must divide --batch-size {args.batch_size}")
-    if args.bottleneck_dim and args.batch_size == args.accumulate:
-        raise FlagError("BatchNorm in the bottleneck needs 2 images or more: raise --batch-size, or use --bottleneck-dim 0")
+    check_shares(args, 1)
     return args, recipe
 
 
-def train(method: type[Method], args: Args, recipe: Recipe) -> int:
+def check_shares(args: Args, processes: int) -> None:
+    """FlagError unless every process gets the same number of labelled images in every micro-batch, and enough for BatchNorm."""
+    parts = processes * args.accumulate
+    split = f"--accumulate {args.accumulate}" if processes == 1 else f"{processes} processes with --accumulate {args.accumulate}"
+    if args.batch_size % parts:
+        below, above = args.batch_size // parts * parts, -(-args.batch_size // parts) * parts
+        near = f"{below} or {above}" if below else f"{above}"
+        raise FlagError(f"{split} must divide --batch-size {args.batch_size}: use {near}")
+    if args.bottleneck_dim and args.batch_size == parts:
+        raise FlagError(
+            f"BatchNorm in the bottleneck needs 2 images or more at a time, {split} gives it 1: raise --batch-size, or use --bottleneck-dim 0"
+        )
+
+
+def train(method: type[Method], args: Args, recipe: Recipe, device: torch.device) -> int:
     """Train every stage that is not done yet; 0 on success."""
     path = record.run_path(method.name, args)
     run = record.RunFolder(path)
@@ -105,7 +131,8 @@ def train(method: type[Method], args: Args, recipe: Recipe) -> int:
         print(f"{path} is done already: {_headline(json.loads((path / 'result.json').read_text()))}")
         return 0
     training_views((*method.labeled_views, *method.unlabeled_views), args)  # a wrong policy string is known before any data
-    device, data, pools = _load(args, path / "split.npz")
+    with distributed.first_process_first():
+        data, pools = _load(args, path / "split.npz")
     print(f"{method.name} on {args.data} -> {path}\nrecipe {recipe.name}: {', '.join(recipe.sections) or 'bare defaults'}")
     if data.broken:
         print(f"{len(data.broken)} broken images left out, the first is {data.broken[0]}")
@@ -119,24 +146,23 @@ def train(method: type[Method], args: Args, recipe: Recipe) -> int:
             stage_pools = with_true_labels(pools) if stage.true_labels else pools
             result = _train_stage(method, stage, stage_pools, folder, device, weights, recipe)
             described = describe(method, args, recipe, stage_pools, device, len(data.broken), folder.environment())
-            write_json(folder.path / "result.json", described | result)
+            folder.finish(described | result)
         if len(stages) > 1:
             weights = read_weights(folder.checkpoints / "latest.pth")
     result = json.loads((folder.path / "result.json").read_text())
     if folder is not run:
-        write_json(path / "result.json", result)
+        run.finish(result)
     print(_headline(result))
     return 0
 
 
-def _load(args: Args, saved: Path | None) -> tuple[torch.device, DataSet, Pools]:
-    """Device, data and pools; names are checked first, since loading may take long.  saved: the run's split.npz."""
+def _load(args: Args, saved: Path | None) -> tuple[DataSet, Pools]:
+    """Data and pools; names are checked first, since loading may take long.  saved: the run's split.npz."""
     zoo.check_name(args.data)
     check_arch(args.arch)
-    device = pick_device(args.device)
     data = zoo.load(args.data, args.root, download=args.download, skip_broken=args.skip_broken)
     pools = make_pools(data, args.num_samples_per_class, args.seed, all_labeled=args.all_labeled, saved=saved)
-    return device, data, pools
+    return data, pools
 
 
 def _train_stage(
@@ -145,11 +171,16 @@ def _train_stage(
 ) -> dict[str, Any]:  # fmt: skip
     print(f"labeled_dataset_size: {len(pools.labeled)}\nunlabeled_dataset_size: {len(pools.unlabeled)}")
     print(f"test_dataset_size: {len(pools.test)}\ndevice: {describe_device(device)}", flush=True)
+    if distributed.world_size() > 1:
+        share, world = stage.args.batch_size // distributed.world_size(), distributed.world_size()
+        print(f"{world} processes: {share} labelled and {share * stage.args.mu} unlabelled images each, {stage.args.batch_size} and "
+              f"{stage.args.batch_size * stage.args.mu} in all", flush=True)  # fmt: skip
     instance = build(method, stage.args, pools, pretrained=not run.has_state)
     run.create(method.name, stage.args, recipe.name, recipe.hash)  # only now: what cannot be built leaves no run in the tables
     if weights is not None:
         instance.load_previous(weights)
-    return fit(instance, pools, stage.args, run, device)
+    with explained_memory(stage.args, device):
+        return fit(instance, pools, stage.args, run, device)
 
 
 def build(method: type[Method], args: Args, pools: Pools, *, pretrained: bool) -> Method:
@@ -158,19 +189,22 @@ def build(method: type[Method], args: Args, pools: Pools, *, pretrained: bool) -
     return method(args, Task(len(pools.classes), len(pools.labeled), len(pools.unlabeled), pretrained))
 
 
-def _test(method: type[Method], args: Args) -> int:
+def _test(method: type[Method], args: Args, device: torch.device) -> int:
     run = record.RunFolder(record.run_path(method.name, args))
     which = args.resume or "best"
     weights = run.checkpoints / f"{which}.pth" if which in ("best", "latest") else Path(which)
     if not weights.is_file():
         raise FileNotFoundError(f"no checkpoint {weights}; train first with the same flags, or give --resume FILE")
-    device, _, pools = _load(args, None)
+    with distributed.first_process_first():
+        _, pools = _load(args, None)
     stage = method.stages(args)[-1]
     args = dataclasses.replace(stage.args, pretrained_backbone=None)
-    instance = place(build(method, args, pools, pretrained=False), device)
+    instance = build(method, args, pools, pretrained=False)
     load_classifier(instance.evaluated(), str(weights))
-    compile_networks(instance, args)
-    row = evaluate_method(instance, pools, args, device)
+    with explained_memory(args, device):
+        place(instance, args, device)
+        compile_networks(instance, args)
+        row = evaluate_method(instance, pools, args, device)
     print(f"{weights}\n * Acc@1 {row['top1']:.3f} Acc@5 {row['top5']:.3f}\n * Mean Cls {row['mean_class']:.3f}")
     print(json.dumps(row))
     return 0
@@ -188,14 +222,18 @@ def describe(
         seed=args.seed, arch=args.arch, pretrained=weights, recipe=recipe.name, recipe_hash=recipe.hash,
         args=dataclasses.asdict(args), args_hash=record.args_hash(method.name, args), identity=list(record.identity(args)),
         split_hash=pools.split_hash, commit=environment["commit"], packages=environment["packages"],
-        device=describe_device(device), finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        device=describe_device(device), processes=distributed.world_size(), finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )  # fmt: skip
 
 
 def pick_device(name: str) -> torch.device:
-    """``auto``: cuda, else mps, else cpu.  ValueError: no such device here."""
+    """``auto``: cuda, else mps, else cpu; under torchrun each process gets the GPU of its local rank.  ValueError: no such device."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if name == "cuda" and distributed.announced_size() > 1:
+        if distributed.local_rank() >= torch.cuda.device_count():
+            raise ValueError(f"this machine has {torch.cuda.device_count()} GPUs: use --nproc-per-node {torch.cuda.device_count()} or fewer")
+        name = f"cuda:{distributed.local_rank()}"
     try:
         device = torch.device(name)
         torch.empty(0, device=device)

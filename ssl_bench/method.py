@@ -8,7 +8,7 @@ anything else would be lost on resume.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -94,6 +94,8 @@ class Method(nn.Module):
         self.args = args
         self.task = task
         self.model = self.build_model()
+        if args.concat:
+            models.check_separable(self.model, args.arch)
 
     @classmethod
     def stages(cls, args: Args) -> list[Stage]:
@@ -106,14 +108,23 @@ class Method(nn.Module):
         return models.build_classifier(
             args.arch, self.task.num_classes, args.image_size, bottleneck_dim=args.bottleneck_dim, pool=args.pool,
             model_kwargs=args.model_kwargs, pretrained=self.task.pretrained and not args.scratch and not args.pretrained_backbone,
-            pretrained_backbone=args.pretrained_backbone,
+            pretrained_backbone=args.pretrained_backbone, grad_checkpointing=args.grad_checkpointing,
         )
+
+    def forwards(self, *images: Tensor) -> Iterator[Tensor]:
+        """The student's logits of each batch of images in turn, each computed when it is asked for: a script that calls
+        ``loop.backward`` in between needs memory for one forward at a time.  With --concat all come from one forward."""
+        if self.args.concat:
+            yield from self.model(torch.cat(images)).split([len(x) for x in images])
+        else:
+            yield from map(self.model, images)
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
         """Each is stepped once an iteration.  A group's ``lr_scale`` multiplies --lr and the schedule."""
         args = self.args
         groups = models.parameter_groups(self.model, args.finetune)
-        fused = groups[0]["params"][0].is_cuda  # there the unfused ones make the fp16 scaler wait for the device
+        # On a CPU a third of the time; on CUDA the unfused ones make the fp16 scaler wait for the device.  Not for sharded weights.
+        fused = groups[0]["params"][0].device.type in ("cpu", "cuda") and not args.shard
         if args.optimizer == "adamw":
             return [torch.optim.AdamW(groups, lr=args.lr, weight_decay=args.wd, fused=fused)]
         return [torch.optim.SGD(groups, lr=args.lr, momentum=0.9, nesterov=True, weight_decay=args.wd, fused=fused)]

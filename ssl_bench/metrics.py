@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ssl_bench import distributed
+
 
 def top_k_hits(y: Tensor, target: Tensor, ks: tuple[int, ...] = (1, 5)) -> Tensor:
     """Number of rows whose label is among the k best logits, for each k (cut to C): (len(ks),) int64.
@@ -17,7 +19,9 @@ def top_k_hits(y: Tensor, target: Tensor, ks: tuple[int, ...] = (1, 5)) -> Tenso
 
 def confusion_matrix(prediction: Tensor, target: Tensor, num_classes: int) -> Tensor:
     """(C, C) int64, rows: true class, columns: predicted class.  prediction, target: (N,) int64."""
-    return torch.bincount(target * num_classes + prediction, minlength=num_classes**2).view(num_classes, num_classes)
+    cell = target * num_classes + prediction
+    count = torch.zeros(num_classes**2, dtype=torch.int64, device=cell.device)  # bincount would wait for the device
+    return count.scatter_add_(0, cell, torch.ones_like(cell)).view(num_classes, num_classes)
 
 
 def mean_class_accuracy(confusion: Tensor) -> float:
@@ -46,9 +50,17 @@ class RunningMeans:
         names = list(self.sums)
         if not names:
             return {}
+        self.average()
         means = torch.stack([self.sums[name] / self.counts[name] for name in names]).tolist()
         self.__init__()
         return dict(zip(names, means, strict=True))
+
+    def average(self) -> None:
+        """Share evenly what the processes of a run have added.  Collective."""
+        for values in (self.sums, self.counts):
+            if values and distributed.world_size() > 1:
+                shared = distributed.mean_(torch.stack([*values.values()]).double())
+                values.update(zip(values, shared.unbind(), strict=True))
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
         return {"sums": dict(self.sums), "counts": dict(self.counts)}

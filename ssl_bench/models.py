@@ -54,17 +54,21 @@ def build_classifier(
     model_kwargs: Sequence[str] = (),
     pretrained: bool = False,
     pretrained_backbone: str | None = None,
+    grad_checkpointing: bool = False,
 ) -> Classifier:
     """A fresh classifier for (B, 3, image_size, image_size) inputs.
 
     arch: a timm name.  pool: False gives the class token (or the flattened map of a CNN), as TLlib's ``--no-pool``.
     model_kwargs: ``key=value`` for timm.create_model.  pretrained: ImageNet weights through timm (network needed once).
+    grad_checkpointing: activations are computed again in the backward pass.
     Raises ValueError (unknown arch, kwargs the network refuses, wrong image size), OSError (weights not to be had).
     """
     backbone = _backbone(arch, image_size, pool, model_kwargs, pretrained)
     if pretrained_backbone is not None:
         report = load_backbone(backbone, pretrained_backbone)
         print(f"{pretrained_backbone}: {report}")
+    if grad_checkpointing:
+        _checkpoint_activations(backbone, arch)
     backbone.eval()
     with torch.no_grad():
         try:
@@ -76,6 +80,21 @@ def build_classifier(
                 "or --model-kwargs"
             ) from None
     return Classifier(backbone.train(), feature_dim, num_classes, bottleneck_dim, pool)
+
+
+def _checkpoint_activations(backbone: nn.Module, arch: str) -> None:
+    try:
+        backbone.set_grad_checkpointing(True)
+    except (AttributeError, AssertionError, NotImplementedError):
+        raise ValueError(f"--arch {arch} has no --grad-checkpointing; use --accumulate to save memory") from None
+
+
+def check_separable(network: nn.Module, arch: str) -> None:
+    """ValueError if the images of a batch influence each other's logits: joined batches would not be the same."""
+    for name, module in network.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            remedy = "use --bottleneck-dim 0" if name.startswith("bottleneck") else "use a network with LayerNorm, such as a ViT"
+            raise ValueError(f"--concat would mix the BatchNorm statistics of labelled and unlabelled images ({name} of {arch}): {remedy}")
 
 
 def check_arch(arch: str) -> None:

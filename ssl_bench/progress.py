@@ -9,6 +9,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from ssl_bench import distributed
+
 
 class Progress:
     """One run's display.  Lines keep TLlib's shapes (``Epoch: [e][ i/500]``, ``* Acc@1``), which log parsers know."""
@@ -16,7 +18,7 @@ class Progress:
     def __init__(self, title: str, total_steps: int, start: int, events: Path | None) -> None:
         self.bar = tqdm(
             total=total_steps, initial=start, desc=title, unit="step", dynamic_ncols=True, leave=False,
-            disable=not sys.stderr.isatty(),
+            disable=not sys.stderr.isatty() or distributed.rank() > 0,
         )  # fmt: skip
         self.writer = _event_writer(events, start) if events else None
 

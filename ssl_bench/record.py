@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from ssl_bench import flags
+from ssl_bench import distributed, flags
 from ssl_bench.args import Args
 from ssl_bench.atomic import write_bytes, write_json, write_with
 from ssl_bench.weights import read_tensors
@@ -51,22 +51,28 @@ def run_path(method: str, args: Args) -> Path:
 
 
 class RunFolder:
-    """Reads and writes one run's files.  Every write is atomic: tmp, fsync, replace."""
+    """Reads and writes one run's files.  Every write is atomic: tmp, fsync, replace.
+
+    Of several processes of one run the first writes and decides what is there; to the others, writing is nothing.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.checkpoints = path / "checkpoints"
+        self.writes = distributed.rank() == 0
 
     @property
     def done(self) -> bool:
-        return (self.path / "result.json").is_file()
+        return distributed.agree((self.path / "result.json").is_file())
 
     @property
     def has_state(self) -> bool:
-        return bool(self._states())
+        return distributed.agree(bool(self._states()))
 
     def create(self, method: str, args: Args, recipe: str, recipe_hash: str) -> None:
         """Make the folder and write args.json and environment.json."""
+        if not self.writes:
+            return
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         for unfinished in (*self.path.glob(".*.tmp"), *self.checkpoints.glob(".*.tmp")):
             unfinished.unlink()  # of a process that was killed while it wrote
@@ -81,39 +87,56 @@ class RunFolder:
         """What `create` recorded when this process began the run."""
         return json.loads((self.path / "environment.json").read_text(encoding="utf-8"))
 
+    def finish(self, result: dict[str, Any]) -> None:
+        """Write result.json: the run is done, on every process."""
+        if self.writes:
+            write_json(self.path / "result.json", result)
+        distributed.barrier()
+
     def append_metrics(self, row: dict[str, Any]) -> None:
         """Add a line to metrics.jsonl; nan, which JSON does not have, becomes null."""
+        if not self.writes:
+            return
         with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps({key: value if value == value else None for key, value in row.items()}) + "\n")
 
     def truncate_metrics(self, step: int) -> None:
         """Drop lines after `step` (a resumed run writes them again) and a line cut short by a kill."""
         path = self.path / "metrics.jsonl"
-        if path.is_file():
+        if self.writes and path.is_file():
             kept = [row for row in read_jsonl(path) if row["step"] <= step]
             write_bytes(path, "".join(json.dumps(row) + "\n" for row in kept).encode())
 
     def save_state(self, state: dict[str, Any], step: int) -> None:
         """Write the full training state after `step` steps; keep the newest two."""
+        if not self.writes:
+            return
         write_tensors(self.checkpoints / f"state-{step:08d}.pt", state)
         for old in self._states()[KEPT_STATES:]:
             old.unlink()
 
     def save_weights(self, name: str, weights: dict[str, torch.Tensor]) -> None:
         """Write ``latest.pth`` or ``best.pth``: a flat state dict with TLlib's names."""
-        write_tensors(self.checkpoints / f"{name}.pth", weights)
+        if self.writes:
+            write_tensors(self.checkpoints / f"{name}.pth", weights)
 
     def load_state(self) -> dict[str, Any] | None:
         """The newest state that can be read, None without any; an unreadable one is named in a warning and passed over."""
+        if not self.writes:
+            readable = distributed.agree(None)
+            return None if readable is None else read_tensors(readable)
         states = self._states()
         for path in states:
             try:
-                return read_tensors(path)
+                state = read_tensors(path)
             except ValueError as error:
                 print(f"warning: {error}; falling back to the checkpoint before it", file=sys.stderr)
+            else:
+                distributed.agree(path)
+                return state
         if states:
             raise ValueError(f"no checkpoint in {self.checkpoints} can be read; remove that folder to start the run anew")
-        return None
+        return distributed.agree(None)
 
     def _states(self) -> list[Path]:
         return sorted(self.checkpoints.glob("state-*.pt"), reverse=True)

@@ -67,9 +67,9 @@ def endless_plans(order: EndlessOrder, start: int, rank: int = 0, world: int = 1
 
 
 def sequential_plans(n: int, batch_size: int) -> Iterator[Plan]:
-    """Each of 0..n-1 once, in order; the last batch may be short."""
-    for k, first in enumerate(range(0, n, batch_size)):
-        yield Plan(k, np.arange(first, min(first + batch_size, n)))
+    """Each of 0..n-1 once, in order, in as few batches of at most `batch_size` as it takes; their sizes differ by 1 at most."""
+    for k, positions in enumerate(np.array_split(np.arange(n), -(-n // batch_size))):
+        yield Plan(k, positions)
 
 
 def batches(

@@ -216,6 +216,8 @@ def main(argv: Sequence[str]) -> int:
     try:
         if options.jobs is not None and options.jobs < 1:
             raise flags.FlagError(f"--jobs must be >= 1, got {options.jobs}")
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise flags.FlagError("a study starts its own processes: run it without torchrun (--jobs N for more at a time)")
         study = read_study(source)
         for key in ("methods", "num_samples_per_class", "seeds"):
             if getattr(options, key):

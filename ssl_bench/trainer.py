@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import resource
-import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ssl_bench import schedules
+from ssl_bench import distributed, parallel, schedules
 from ssl_bench.args import Args
 from ssl_bench.augment.views import View, build_view
 from ssl_bench.evaluate import evaluate
 from ssl_bench.interrupt import Interrupted, interruptions
 from ssl_bench.method import Batch, Method
 from ssl_bench.metrics import RunningMeans
+from ssl_bench.placement import autocast, compile_networks, forget_peak_memory, peak_memory, place
 from ssl_bench.pools import Pools
 from ssl_bench.progress import Progress
 from ssl_bench.record import RunFolder, args_hash
 from ssl_bench.streams import LABELED, STEP, UNLABELED, EndlessOrder, batches, endless_plans, seed_of
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class NonFiniteLoss(ArithmeticError):
@@ -39,6 +35,8 @@ class Trainer:
         self.method, self.args, self.device = method, args, device
         self.step = 0
         self.optimizers = method.optimizers()
+        self.gradient_mean = parallel.GradientMean(self.optimizers)
+        self.deferred: list[Tensor] = []
         self.scaler = torch.amp.GradScaler(device.type, enabled=args.precision == "fp16")
         self.means = RunningMeans()
         self.first_bad: dict[str, Tensor] = {}
@@ -57,18 +55,33 @@ class Trainer:
     def backward(self, loss: Tensor, term: str) -> None:
         bad = torch.where(loss.detach().isfinite(), self.total_steps, self.step)
         self.first_bad[term] = bad if term not in self.first_bad else torch.minimum(self.first_bad[term], bad)
+        if self.args.concat:
+            self.deferred.append(loss)  # the terms share one forward, and so one backward
+        else:
+            self._backward(loss)
+
+    def _backward(self, loss: Tensor) -> None:
+        self.gradient_mean.before_backward()
         self.scaler.scale(loss / self.args.accumulate).backward()
 
     def update(self, batch: Batch) -> None:
-        """One optimiser step on one batch."""
+        """One optimiser step on this process's part of one batch."""
         self._set_learning_rate()
-        torch.manual_seed(seed_of(self.args.seed, STEP, self.step))  # dropout is a function of the step: resume is exact
+        # Dropout is a function of the step and the process: resume is exact, and no two processes drop the same.
+        rank = distributed.rank()
+        torch.manual_seed(seed_of(self.args.seed, STEP, self.step, *([rank] if rank else [])))
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         for micro in batch.chunks(self.args.accumulate):
+            if self.args.cuda_graphs:
+                torch.compiler.cudagraph_mark_step_begin()  # from here on, outputs of the graphs may be overwritten
             with autocast(self.args, self.device):
                 logged = self.method.train_step(micro, self)
+            if self.deferred:
+                self._backward(torch.stack(self.deferred).sum())
+                self.deferred.clear()
             self.means.add(logged)
+        self.gradient_mean.finish()
         for optimizer in self.optimizers:
             if self.args.clip_grad:
                 self.scaler.unscale_(optimizer)
@@ -92,22 +105,29 @@ class Trainer:
     def check_finite(self) -> None:
         """NonFiniteLoss if a term or a weight became nan or infinite.  Waits for the device: between steps only."""
         kept = "lower --lr or use --precision fp32; the checkpoints from before it are kept"
-        first = {term: int(step) for term, step in self.first_bad.items()}
+        first = {}
+        if self.first_bad:  # the same on every process, so that all stop for the same reason
+            first = dict(zip(self.first_bad, distributed.minimum_(torch.stack([*self.first_bad.values()])).tolist(), strict=True))
         term = min(first, key=first.get, default=None)
         if term is not None and first[term] < self.total_steps:
             epoch = first[term] // self.args.iters_per_epoch
             where = f"loss term {term!r} of {self.method.name} became nan or infinite at step {first[term]} (epoch {epoch})"
             raise NonFiniteLoss(f"{where}; {kept}")
         weights = dict(self.method.named_parameters())
-        finite = torch.stack([value.isfinite().all() for value in weights.values()]).tolist()
+        finite = [parallel.local(value).isfinite().all() for value in weights.values()]
+        finite = distributed.minimum_(torch.stack(finite).to(torch.int32)).tolist()
         if not all(finite):
-            name = list(weights)[finite.index(False)]
+            name = list(weights)[finite.index(0)]
             raise NonFiniteLoss(f"{name} of {self.method.name} became nan or infinite before step {self.step}; {kept}")
 
     def state_dict(self, split_hash: dict[str, str]) -> dict[str, Any]:
+        """Everything that resumes the run, whole on every process.  Collective: it also evens out what differs between them."""
+        parallel.average_buffers(self.method)
+        self.means.average()
         return dict(
-            args_hash=args_hash(self.method.name, self.args), split_hash=split_hash, step=self.step, method=self.method.state_dict(),
-            optimizers=[optimizer.state_dict() for optimizer in self.optimizers], scaler=self.scaler.state_dict(),
+            args_hash=args_hash(self.method.name, self.args), split_hash=split_hash, step=self.step,
+            method=parallel.gathered(self.method.state_dict()), scaler=self.scaler.state_dict(),
+            optimizers=[parallel.gathered(optimizer.state_dict()) for optimizer in self.optimizers],
             means=self.means.state_dict(), evaluations=self.evaluations, train_seconds=self.train_seconds, images_seen=self.images_seen,
         )
 
@@ -119,20 +139,13 @@ class Trainer:
         ):
             if theirs != ours:
                 raise ValueError(f"the checkpoint was made with {what} ({theirs}, here {ours}); remove it or use another --log")
-        self.method.load_state_dict(state["method"])
+        parallel.load_weights(self.method, state["method"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+            parallel.load_optimizer(optimizer, saved)
         self.scaler.load_state_dict(state["scaler"])
         self.means.load_state_dict(state["means"])
         for name in ("step", "evaluations", "train_seconds", "images_seen"):
             setattr(self, name, state[name])
-
-
-def autocast(args: Args, device: torch.device) -> torch.autocast:
-    """The precision of every forward, in training and in evaluation."""
-    # No cache: a no-grad teacher pass would cache gradient-free casts of weights that a later pass must train.
-    dtype = DTYPES[args.precision]
-    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32, cache_enabled=False)
 
 
 def training_views(names: tuple[str, ...], args: Args) -> tuple[View, ...]:
@@ -151,19 +164,6 @@ def test_view(args: Args) -> View:
     return build_view("test", image_size=args.image_size, resizing=args.val_resizing, mean=args.norm_mean, std=args.norm_std)
 
 
-def place(method: Method, device: torch.device) -> Method:
-    """Onto the device, channels last on CUDA: the same for training and for the test phase, so that numbers agree exactly."""
-    method.to(device)
-    return method.to(memory_format=torch.channels_last) if device.type == "cuda" else method
-
-
-def compile_networks(method: Method, args: Args) -> None:
-    """In place, so that state-dict names stay."""
-    if args.compile:
-        for network in method.children():
-            network.compile()
-
-
 def evaluate_method(method: Method, pools: Pools, args: Args, device: torch.device) -> dict[str, float]:
     """The test set's figures in the precision of training; the method is left in training mode."""
 
@@ -172,7 +172,10 @@ def evaluate_method(method: Method, pools: Pools, args: Args, device: torch.devi
             return method.predict(x)
 
     method.eval()
-    row = evaluate(predict, pools.test, test_view(args), len(pools.classes), device, workers=args.workers)
+    parallel.average_buffers(method)
+    row = evaluate(
+        predict, pools.test, test_view(args), len(pools.classes), device, batch_size=args.eval_batch_size, workers=args.workers
+    )
     method.train()
     return row
 
@@ -187,7 +190,7 @@ def training_batches(method: Method, pools: Pools, args: Args, device: torch.dev
     streams = []
     for images, names, size, purpose in wanted:
         order = EndlessOrder(len(images), size, args.seed, purpose)
-        plans = endless_plans(order, start)
+        plans = endless_plans(order, start, distributed.rank(), distributed.world_size())
         streams.append(batches(images, training_views(tuple(names), args), plans, (args.seed, purpose), device, args.workers))
     empty = torch.empty(0, dtype=torch.int64, device=device)
     for (x_l, y_l, _), *unlabeled in zip(*streams, strict=False):
@@ -200,8 +203,8 @@ def fit(method: Method, pools: Pools, args: Args, run: RunFolder, device: torch.
 
     Raises NonFiniteLoss, Interrupted (SIGTERM, Ctrl-C; after saving), OSError (a checkpoint could not be written).
     """
-    _forget_peak_memory(device)
-    place(method, device).train()
+    forget_peak_memory(device)
+    place(method, args, device).train()
     trainer = Trainer(method, args, device)
     state = run.load_state()
     if state is not None:
@@ -211,7 +214,7 @@ def fit(method: Method, pools: Pools, args: Args, run: RunFolder, device: torch.
     method.prepare(pools)
     compile_networks(method, args)
     progress = Progress(f"{method.name} {args.data} seed {args.seed}", trainer.total_steps, trainer.step,
-                        run.path / "tensorboard" if args.tensorboard else None)  # fmt: skip
+                        run.path / "tensorboard" if args.tensorboard and run.writes else None)  # fmt: skip
     try:
         with interruptions() as arrived:
             _steps(trainer, pools, run, progress, arrived)
@@ -221,7 +224,7 @@ def fit(method: Method, pools: Pools, args: Args, run: RunFolder, device: torch.
         evaluations=trainer.evaluations,
         images_per_second=round(trainer.images_seen / max(trainer.train_seconds, 1e-9), 1),
         minutes=round(trainer.train_seconds / 60, 3),
-        peak_memory_mib=round(_peak_memory(device) / 2**20, 1),
+        peak_memory_mib=round(peak_memory(device) / 2**20, 1),
     )
 
 
@@ -230,14 +233,16 @@ def _steps(trainer: Trainer, pools: Pools, run: RunFolder, progress: Progress, a
     save_every = args.checkpoint_freq or iters
     clock, printed_step, since_print = time.perf_counter(), trainer.step, 0.0
     stream = training_batches(trainer.method, pools, args, trainer.device, trainer.step)
+    vote = distributed.Vote()
     while trainer.step < trainer.total_steps:
         epoch = trainer.epoch
         batch = next(stream)
         trainer.update(batch)
-        trainer.images_seen += len(batch.y_l) + len(batch.idx_u)
+        images = (len(batch.y_l) + len(batch.idx_u)) * distributed.world_size()
+        trainer.images_seen += images
         progress.advance()
         edge = trainer.step % iters == 0
-        stop = bool(arrived)  # read once: what arrives later is seen after the next step, and saved then
+        stop = vote.cast(max(arrived, default=0))  # once a step: what arrives later is seen after the next, and saved then
         due = edge or trainer.step % save_every == 0 or stop
         if due or trainer.step % args.print_freq == 0:
             trainer.check_finite()
@@ -247,7 +252,7 @@ def _steps(trainer: Trainer, pools: Pools, run: RunFolder, progress: Progress, a
             if edge or trainer.step % args.print_freq == 0:
                 means = trainer.means.pop()
                 steps = trainer.step - printed_step
-                rate = (len(batch.y_l) + len(batch.idx_u)) * steps / since_print
+                rate = images * steps / since_print
                 eta = (trainer.total_steps - trainer.step) * since_print / steps
                 progress.losses(epoch, (trainer.step - 1) % iters + 1, iters, trainer.step, rate, eta, means)
                 run.append_metrics({"step": trainer.step, "epoch": epoch, "kind": "train", **means})
@@ -258,7 +263,8 @@ def _steps(trainer: Trainer, pools: Pools, run: RunFolder, progress: Progress, a
                 run.save_state(trainer.state_dict(pools.split_hash), trainer.step)
             clock = time.perf_counter()
         if stop and trainer.step < trainer.total_steps:
-            raise Interrupted(arrived[0])
+            raise Interrupted(stop)
+    vote.close()
 
 
 def _evaluate_and_record(trainer: Trainer, pools: Pools, run: RunFolder, progress: Progress, epoch: int) -> None:
@@ -272,20 +278,7 @@ def _evaluate_and_record(trainer: Trainer, pools: Pools, run: RunFolder, progres
     best = max((past["top1"] for past in trainer.evaluations), default=-1.0)
     trainer.evaluations.append({"epoch": epoch, "step": trainer.step, **row})
     run.append_metrics({"step": trainer.step, "epoch": epoch, "kind": "test", **row})
-    weights = trainer.method.evaluated().state_dict()
+    weights = parallel.gathered(trainer.method.evaluated().state_dict())
     run.save_weights("latest", weights)
     if row["top1"] > best:
         run.save_weights("best", weights)
-
-
-def _forget_peak_memory(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    with contextlib.suppress(OSError):  # Linux only; elsewhere the figure is the peak of the process so far
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def _peak_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

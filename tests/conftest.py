@@ -10,6 +10,7 @@ import torch
 from ssl_bench import catalog, launch, zoo
 from ssl_bench.args import Args
 from ssl_bench.method import Method
+from ssl_bench.placement import place
 from ssl_bench.pools import Pools, make_pools
 from ssl_bench.trainer import Trainer, training_batches
 
@@ -65,7 +66,7 @@ class TinyRun:
         self.start(method)
 
     def start(self, method: type[Method]) -> None:
-        self.method = launch.build(method, self.args, self.pools, pretrained=False).train()
+        self.method = place(launch.build(method, self.args, self.pools, pretrained=False), self.args, torch.device("cpu")).train()
         self.trainer = Trainer(self.method, self.args, torch.device("cpu"))
 
     def steps(self, n: int) -> list[dict[str, float]]:

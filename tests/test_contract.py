@@ -19,7 +19,9 @@ from torch import nn
 
 from ssl_bench import catalog, launch
 from ssl_bench.datasets.images import Images
+from ssl_bench.placement import compile_networks
 from ssl_bench.record import read_jsonl
+from ssl_bench.trainer import evaluate_method, training_batches
 from ssl_bench.weights import read_tensors
 
 REPOSITORY = Path(__file__).parent.parent
@@ -142,8 +144,6 @@ def check_no_idle_term(tiny, name: str) -> None:
     run = tiny(name)
     run.steps(3)  # so that a teacher differs from its student
     run.method.zero_grad()
-    from ssl_bench.trainer import training_batches
-
     loop = Gradients(run.method)
     run.method.train_step(next(training_batches(run.method, run.pools, run.args, torch.device("cpu"), 3)), loop)
     assert loop.norms and all(norm > 1e-8 for norm in loop.norms.values()), loop.norms
@@ -185,13 +185,14 @@ def test_every_parameter_moves_in_three_steps(tiny, name):
 # 4. Structure
 
 FLOORS = (
-    "atomic interrupt flags split losses mixup schedules ema metrics weights progress",
-    "args recipe augment datasets models nets runs",
-    "zoo table",
+    "atomic distributed interrupt flags split losses mixup schedules weights",
+    "args recipe augment datasets metrics models nets parallel progress runs",
+    "ema zoo table",
     "streams record",
     "evaluate pools",
     "method",
-    "trainer catalog",
+    "catalog placement",
+    "trainer",
     "launch",
     "study",
     "cli",
@@ -276,14 +277,62 @@ def test_bf16_follows_fp32(tiny, name):
     assert coarse != exact
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_one_joint_forward_trains_the_same_weights(tiny, name):
+    apart, joint = tiny(name, *BN_FREE), tiny(name, *BN_FREE, "--concat")
+    forwards = []
+    joint.method.model.register_forward_hook(lambda *_: forwards.append(torch.is_grad_enabled()))
+    for a, b in zip(apart.steps(3), joint.steps(3), strict=True):
+        assert a == pytest.approx(b, rel=1e-5, nan_ok=True)
+    assert sum(forwards) == 3  # with gradient, one a step
+    for key, value in apart.weights().items():
+        torch.testing.assert_close(joint.weights()[key], value, rtol=1e-5, atol=1e-6, msg=key)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_checkpointed_activations_train_the_same_weights(tiny, name):
+    kept, again = tiny(name, *BN_FREE), tiny(name, *BN_FREE, "--grad-checkpointing")
+    kept.steps(3), again.steps(3)
+    for key, value in kept.weights().items():
+        torch.testing.assert_close(again.weights()[key], value, rtol=1e-6, atol=1e-6, msg=key)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
-def test_compiled_equals_eager(tiny, name):
-    eager, compiled = tiny(name, *BN_FREE), tiny(name, *BN_FREE)
-    for network in compiled.method.children():
-        network.compile()
+def test_compiled_equals_eager_in_one_graph_a_forward_and_compiles_no_more_after_three_steps(tiny, name):
+    eager, compiled = tiny(name, *BN_FREE), tiny(name, *BN_FREE, "--compile")
+    torch._dynamo.reset()
+    compile_networks(compiled.method, compiled.args)
     for a, b in zip(eager.steps(3), compiled.steps(3), strict=True):
         assert a == pytest.approx(b, rel=1e-4, nan_ok=True)
+    evaluate_method(compiled.method, compiled.pools, compiled.args, torch.device("cpu"))
+    assert not torch._dynamo.utils.counters["graph_break"]
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    assert graphs > 0
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        compiled.steps(3)
+        evaluate_method(compiled.method, compiled.pools, compiled.args, torch.device("cpu"))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs
+
+
+# Waiting for the device
+
+
+def waits(step) -> int:
+    """How often `step` reads a number out of a tensor: on a GPU each would wait for it."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        step()
+    return sum(event.count for event in profile.key_averages() if event.key in ("aten::_local_scalar_dense", "aten::nonzero"))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_nothing_in_a_step_waits_for_the_device(tiny, name):
+    run = tiny(name, "--color-jitter", "0.4", "--erasing", "0.5", "--cutout", "0.3", "--clip-grad", "1", "--train-resizing", "default")
+    batches = training_batches(run.method, run.pools, run.args, torch.device("cpu"), 0)
+    run.trainer.update(next(batches))
+    batch = next(batches)
+    assert waits(lambda: run.trainer.update(batch)) == 0
+    assert waits(lambda: torch.ones(1).item()) == 1
 
 
 # Small label sets

@@ -1,0 +1,109 @@
+"""A method's networks on a device: memory format, precision, compilation, sharding; and what to do when memory runs out."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from ssl_bench import distributed, parallel
+from ssl_bench.args import Args
+from ssl_bench.ema import EMATeacher
+from ssl_bench.method import Method
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_CPU_ALLOCATOR = "can't allocate memory"  # CUDA has an exception type of its own, the others only a text
+_MPS_ALLOCATOR = "MPS backend out of memory"
+
+
+class OutOfMemory(RuntimeError):
+    """The device's memory is full; the message says which flag to lower, and to what."""
+
+
+def autocast(args: Args, device: torch.device) -> torch.autocast:
+    """The precision of every forward, in training and in evaluation."""
+    # No cache: a no-grad teacher pass would cache gradient-free casts of weights that a later pass must train.
+    dtype = DTYPES[args.precision]
+    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32, cache_enabled=False)
+
+
+def place(method: Method, args: Args, device: torch.device) -> Method:
+    """Onto the device and over the processes: the same for training and for the test phase, so that numbers agree exactly.
+
+    ValueError: a flag that this device or network cannot follow.
+    """
+    if args.shard and distributed.world_size() == 1:
+        raise ValueError("--shard spreads the network over processes, and there is one: start it with torchrun --nproc-per-node N")
+    if args.shard and args.precision == "fp16":
+        raise ValueError("--shard with --precision fp16 would scale each process's losses differently: use bf16")
+    if args.cuda_graphs and device.type != "cuda":
+        raise ValueError(f"--cuda-graphs needs a CUDA device, this is {device.type}")
+    method.to(device)
+    if args.channels_last and device.type in ("cuda", "cpu") and not args.shard:  # FSDP2 splits contiguous weights only
+        method.to(memory_format=torch.channels_last)
+    if args.shard:
+        for network in networks(method):
+            parallel.shard(network, device)
+    return method
+
+
+def networks(method: Method) -> Iterator[torch.nn.Module]:
+    """What a method evaluates images with: its child modules, a moving average's inner network."""
+    for child in method.children():
+        yield child.model if isinstance(child, EMATeacher) else child
+
+
+def compile_networks(method: Method, args: Args) -> None:
+    """In place, so that state-dict names stay.
+
+    One graph for each shape of a batch: a run has few, and a graph for any size is slower.
+    """
+    if args.compile or args.cuda_graphs:
+        for network in networks(method):
+            network.compile(dynamic=False, mode="reduce-overhead" if args.cuda_graphs else None)
+
+
+@contextlib.contextmanager
+def explained_memory(args: Args, device: torch.device) -> Iterator[None]:
+    """Turn an allocator's error into OutOfMemory."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError) or _CPU_ALLOCATOR in str(error) or _MPS_ALLOCATOR in str(error):
+            raise OutOfMemory(f"out of memory on {device}: {remedy(args, distributed.world_size())}") from error
+        raise
+
+
+def remedy(args: Args, processes: int) -> str:
+    """Which flag to set to what so that a step needs less memory."""
+    own = args.batch_size // processes
+    smallest = 2 if args.bottleneck_dim else 1  # BatchNorm needs two images
+    more = [n for n in range(args.accumulate + 1, own + 1) if own % n == 0 and own // n >= smallest]
+    now = f"{own // args.accumulate} labelled and {own // args.accumulate * args.mu} unlabelled images at a time"
+    if more:
+        first = f"{now}; use --accumulate {more[0]} for {own // more[0]} and {own // more[0] * args.mu} at the same batch size"
+    else:
+        first = f"{now}; lower --batch-size to {max(processes * smallest, args.batch_size // 2)}"
+    others = ", ".join(
+        flag for flag, on in (("--precision bf16", args.precision != "fp32"), ("--grad-checkpointing", args.grad_checkpointing)) if not on
+    )
+    return f"{first}{f' (also: {others})' if others else ''}; --eval-batch-size counts in evaluation; the checkpoints are kept"
+
+
+def forget_peak_memory(device: torch.device) -> None:
+    """Count `peak_memory` from here."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    with contextlib.suppress(OSError):  # Linux only; elsewhere the figure is the peak of the process so far
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: of the device on CUDA, else of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -1,0 +1,45 @@
+"""Gradients over processes, gathering and placing of sharded tensors."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import ranks
+import torch
+from torch import nn
+
+from ssl_bench import parallel
+
+
+@pytest.mark.parametrize("bucket_bytes", [1, 10**6])
+def test_gradients_are_means_however_many_terms_a_step_has(tmp_path, bucket_bytes):
+    # A step's backwards: as the step before; one fewer; one more; one that leaves the first weight out; none for it at all.
+    calls = [[0], [0], [0, 0], [0, 0], [0], [0, 1], [1, 0], [1], [0, 0, 0]]
+    first, second = (json.loads(text) for text in ranks.run(2, [["gradients", [calls, bucket_bytes]]], tmp_path))
+    assert first == second
+    assert first["buckets"] == ([1, 1, 1] if bucket_bytes == 1 else [3])
+    for step, terms in enumerate(calls):
+        expected = []
+        for i in range(3):
+            times = sum(i >= left_out for left_out in terms)
+            expected.append([1.5 * (step + 1) * (i + 1) * times] if times else None)
+        assert first["gradients"][step] == expected, step
+
+
+def test_alone_nothing_is_hooked():
+    weight = nn.Parameter(torch.ones(3))
+    mean = parallel.GradientMean([torch.optim.SGD([weight], lr=1.0)])
+    mean.before_backward()
+    weight.sum().backward()
+    mean.finish()
+    assert not mean.buckets and not weight._post_accumulate_grad_hooks and weight.grad.tolist() == [1, 1, 1]
+
+
+def test_the_blocks_of_a_transformer_and_of_a_cnn_are_found():
+    import timm
+
+    vit, resnet = timm.create_model("test_vit", num_classes=0), timm.create_model("resnet18", num_classes=0)
+    assert set(vit.blocks) <= set(parallel.repeated_blocks(vit))
+    assert set(resnet.layer1) <= set(parallel.repeated_blocks(resnet))
+    assert not list(parallel.repeated_blocks(nn.Sequential(nn.Linear(2, 2), nn.ReLU())))

@@ -1,0 +1,91 @@
+"""Networks on a device: memory order, refusals, and what to do when memory runs out."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from conftest import BN_FREE, LIVE, TINY, only_run, resolved
+
+from ssl_bench import catalog, launch
+from ssl_bench.placement import remedy
+
+
+def test_convolutions_are_channels_last_unless_told_otherwise(tiny):
+    def last(run) -> bool:
+        return run.method.model.backbone.layer1[0].conv2.weight.is_contiguous(memory_format=torch.channels_last)
+
+    assert last(tiny("erm")) and not last(tiny("erm", "--no-channels-last"))
+
+
+def test_the_order_in_memory_changes_rounding_only(tiny):
+    rows = [tiny("fixmatch", *more).steps(3) for more in ([], ["--no-channels-last"])]
+    for a, b in zip(*rows, strict=True):
+        assert a == pytest.approx(b, rel=1e-4, nan_ok=True)
+
+
+def test_momentum_of_a_checkpoint_in_another_memory_order_is_put_in_the_weights_order(tiny):
+    """Fused optimisers read weight and momentum side by side in memory."""
+    before, after = tiny("erm", "--no-channels-last"), tiny("erm")
+    before.steps(2)
+    after.trainer.load_state_dict(before.trainer.state_dict(before.pools.split_hash), after.pools.split_hash)
+    a, b = before.steps(2), after.steps(2)
+    assert a[-1] == pytest.approx(b[-1], rel=1e-4)
+    for weight, state in after.trainer.optimizers[0].state.items():
+        assert state["momentum_buffer"].stride() == weight.stride()
+    theirs = before.weights()
+    for key, value in after.weights().items():
+        torch.testing.assert_close(value, theirs[key], rtol=1e-4, atol=1e-5, msg=key)
+
+
+@pytest.mark.parametrize(
+    "argv,line",
+    [
+        (["--concat"], "--concat would mix the BatchNorm statistics .* use a network with LayerNorm"),
+        (["--concat", "--arch", "test_vit", "--model-kwargs", "patch_size=2"], "--concat .*bottleneck.1 of test_vit.*--bottleneck-dim 0"),
+        (["--cuda-graphs"], "--cuda-graphs needs a CUDA device, this is cpu"),
+    ],
+)
+def test_flags_that_the_network_or_device_cannot_follow_are_refused(tmp_path, capfd, argv, line):
+    code = launch.run_command(catalog.load_method("erm"), [*TINY, "--log", str(tmp_path), *argv])
+    assert code == 1 and not list(tmp_path.rglob("result.json"))
+    assert re.search(line, capfd.readouterr().err)
+
+
+def test_out_of_memory_says_which_flag_to_set_to_what():
+    args = resolved("fixmatch", "--batch-size", "32", "--mu", "7")
+    text = remedy(args, processes=1)
+    assert text.startswith("32 labelled and 224 unlabelled images at a time; use --accumulate 2 for 16 and 112 at the same batch size")
+    assert "--precision bf16" in text and "--grad-checkpointing" in text
+    assert "--accumulate 4 for 4 and 28" in remedy(resolved("fixmatch", "--batch-size", "32", "--mu", "7", "--accumulate", "2"), processes=2)
+    smallest = resolved("erm", "--batch-size", "4", "--accumulate", "2", "--precision", "bf16", "--grad-checkpointing")
+    assert "lower --batch-size to 2" in remedy(smallest, processes=1) and "also" not in remedy(smallest, processes=1)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), RuntimeError("... can't allocate memory")])
+def test_a_run_that_runs_out_of_memory_keeps_its_checkpoints_and_says_what_to_do(tmp_path, monkeypatch, capfd, error):
+    method = catalog.load_method("fixmatch")
+    original = method.train_step
+
+    def fails_late(self, batch, loop):
+        if loop.step == 4:
+            raise error
+        return original(self, batch, loop)
+
+    argv = [*TINY, *BN_FREE, *LIVE["fixmatch"], "--checkpoint-freq", "2", "--log", str(tmp_path)]
+    monkeypatch.setattr(method, "train_step", fails_late)
+    assert launch.run_command(method, argv) == 1
+    message = capfd.readouterr().err
+    assert message.count("\n") == 1 and "out of memory on cpu: 8 labelled and 8 unlabelled images at a time; use --accumulate 2" in message
+    assert (only_run(tmp_path) / "checkpoints" / "state-00000004.pt").is_file()
+    monkeypatch.setattr(method, "train_step", original)
+    assert launch.run_command(method, argv) == 0
+    assert "continuing" in capfd.readouterr().out
+
+
+def test_other_errors_of_torch_are_not_taken_for_memory(monkeypatch, tmp_path):
+    method = catalog.load_method("erm")
+    monkeypatch.setattr(method, "train_step", lambda *_: (_ for _ in ()).throw(RuntimeError("mat1 and mat2 shapes")))
+    with pytest.raises(RuntimeError, match="mat1"):
+        launch.run_command(method, [*TINY, "--log", str(tmp_path)])
