@@ -185,8 +185,8 @@ def test_every_parameter_moves_in_three_steps(tiny, name):
 # 4. Structure
 
 FLOORS = (
-    "atomic interrupt flags split losses mixup schedules ema metrics weights progress",
-    "args recipe augment datasets models nets runs",
+    "atomic interrupt flags split losses mixup schedules ema metrics weights progress nets",
+    "args recipe augment datasets models runs",
     "zoo table",
     "streams record",
     "evaluate pools",

@@ -41,7 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         from benchmarks import page
 
         return page.main(RESULTS)
-    options = harness.Options(given.rounds, given.threads, given.device, given.tiny, given.only, f"python tools/bench.py {_shown(given)}")
+    command = f"python tools/bench.py {_shown(given)}"
+    options = harness.Options(given.rounds, given.threads, given.device, given.tiny, given.only, command)
     record = importlib.import_module(f"benchmarks.{given.what}").run(options)
     print(f"{harness.heading(record)}\n\n{harness.table(record)}")
     folder = given.out or (None if given.tiny or given.only else RESULTS)

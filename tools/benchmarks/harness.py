@@ -229,7 +229,8 @@ def table(record: dict[str, Any]) -> str:
             continue
         goal = f"{row['goal']} {'met' if row['met'] else '**missed**'}" if row["goal"] else ""
         if "ratio" not in row:
-            lines.append([row["case"], row["threads"], row.get("of", ""), "", f"{spread(row['values'])} {row['unit']}", "", "", "", goal])
+            value = f"{spread(row['values'])} {row['unit']}"
+            lines.append([row["case"], row["threads"], row.get("of", ""), "", value, "", "", "", goal])
             continue
         rate = f"{row['rate']:,.0f} {row['work'][1]}/s" if "rate" in row else ""
         sides = [f"{spread(row[side])} {row['unit']}" for side in ("a_values", "b_values")]
