@@ -82,22 +82,24 @@ def build_classifier(
 
 def check_arch(arch: str) -> None:
     """ValueError with the nearest names when neither timm nor `nets` knows `arch`."""
-    import timm
+    if wide_resnet.depth_and_width(arch) is not None:
+        return
+    import timm  # takes seconds, and a WRN needs none of it
 
-    if wide_resnet.depth_and_width(arch) is None and not timm.is_model(arch):
+    if not timm.is_model(arch):
         known = [*wide_resnet.NAMES, *timm.list_models()]
         raise ValueError(nearest(arch, known, "--arch") + " (any timm model, or a WRN)")
 
 
 def _backbone(arch: str, image_size: int, pool: bool, model_kwargs: Sequence[str], pretrained: bool) -> nn.Module:
-    import timm
-
     check_arch(arch)
     kwargs = parse_model_kwargs(model_kwargs)
     if not pool:
         kwargs.setdefault("global_pool", "")
     if wide_resnet.depth_and_width(arch) is not None:
         return _wide_resnet(arch, kwargs, pretrained)
+    import timm
+
     if getattr(timm.get_pretrained_cfg(arch), "fixed_input_size", False):
         kwargs.setdefault("img_size", image_size)
     name = f"{arch}.tv_in1k" if pretrained and arch in TORCHVISION_V1 else arch
