@@ -26,7 +26,9 @@ def count_by_hand(depth: int, width: int, classes: int) -> int:
     return total + 2 * widths[3] + (widths[3] + 1) * classes
 
 
-@pytest.mark.parametrize(("name", "classes", "published"), [("wrn_28_2", 10, 1_467_610), ("wrn_28_8", 100, None), ("wrn_16_1", 3, None)])
+@pytest.mark.parametrize(
+    ("name", "classes", "published"), [("wrn_28_2", 10, 1_467_610), ("wrn_28_8", 100, None), ("wrn_16_1", 3, None)]
+)
 def test_parameter_count(name, classes, published):
     parameters = sum(parameter.numel() for parameter in wide_resnet(name, classes).parameters())
     assert parameters == count_by_hand(*depth_and_width(name), classes) == (published or parameters)
@@ -90,7 +92,8 @@ def test_names_that_are(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "word"), [("wrn_27_2", "6n \\+ 4"), ("wrn_4_2", "6n \\+ 4"), ("wrn_28_0", "width"), ("wrn_28_x", "wrn_28_2"), ("wnr_28_2", "wrn_28_2")]
+    ("name", "word"),
+    [("wrn_27_2", "6n \\+ 4"), ("wrn_4_2", "6n \\+ 4"), ("wrn_28_0", "width"), ("wrn_28_x", "wrn_28_2"), ("wnr_28_2", "wrn_28_2")],
 )
 def test_names_that_are_not(name, word):
     with pytest.raises(ValueError, match=word) as caught:
@@ -108,6 +111,6 @@ def test_no_imagenet_weights_and_unknown_arguments_are_one_line():
 
 
 def test_a_run_trains_one(tmp_path):
-    flags = "--arch wrn_10_1 --scratch --image-size 8 --bottleneck-dim 0 --epochs 1 --iters-per-epoch 2 --batch-size 4 --device cpu".split()
-    assert launch.run_command(load_method("fixmatch"), [*flags, "--log", str(tmp_path)]) == 0
+    flags = "--arch wrn_10_1 --scratch --image-size 8 --bottleneck-dim 0 --epochs 1 --iters-per-epoch 2 --batch-size 4".split()
+    assert launch.run_command(load_method("fixmatch"), [*flags, "--device", "cpu", "--log", str(tmp_path)]) == 0
     assert list(tmp_path.rglob("result.json"))

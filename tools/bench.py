@@ -19,8 +19,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import harness
-
 BENCHMARKS = ("augment", "step", "loader", "ema", "startup", "table")
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "bench"
 
@@ -41,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         from benchmarks import page
 
         return page.main(RESULTS)
+    from benchmarks import harness  # torch, which --help and a wrong word do without
+
     command = f"python tools/bench.py {_shown(given)}"
     options = harness.Options(given.rounds, given.threads, given.device, given.tiny, given.only, command)
     record = importlib.import_module(f"benchmarks.{given.what}").run(options)

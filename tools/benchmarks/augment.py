@@ -67,9 +67,9 @@ def parts(batch: int, size: int, rounds: int, options: Options) -> list[Row]:
         "normalising": seconds(lambda: view.normalise(x)),
     }
     values = harness.interleaved([whole, *spent.values()], rounds)
-    shares = [[100 * part / total for total, *parts in values for part in [parts[k]]] for k in range(len(spent))]
+    shares = [[100 * value[k] / value[0] for value in values] for k in range(1, len(spent) + 1)]
     return [
-        harness.figure(f"{name}, batch {batch}, {size} px", share, unit="%", of="of the strong view")
+        harness.figure(case, share, unit="%", of=name)
         for name, share in zip(spent, shares, strict=True)
     ]
 

@@ -233,8 +233,9 @@ def table(record: dict[str, Any]) -> str:
             lines.append([row["case"], row["threads"], row.get("of", ""), "", value, "", "", "", goal])
             continue
         rate = f"{row['rate']:,.0f} {row['work'][1]}/s" if "rate" in row else ""
-        sides = [f"{spread(row[side])} {row['unit']}" for side in ("a_values", "b_values")]
         ratio = f"{row['ratio_is'].upper().replace('/', ' / ')} = {spread(row['ratio'])}"
+        ratio += f" ({row['note']})" if "note" in row else ""
+        sides = [f"{spread(row[side])} {row['unit']}" for side in ("a_values", "b_values")]
         lines.append([row["case"], row["threads"], row["a"], row["b"], *sides, rate, ratio, goal])
     return tabulate(lines, head, tablefmt="pipe", disable_numparse=True)
 
