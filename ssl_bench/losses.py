@@ -7,12 +7,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def two_view_cross_entropy(y_l: Tensor, y_l_strong: Tensor, target: Tensor, trade_off: float) -> Tensor:
+def two_view_cross_entropy(y_l: Tensor, y_l_strong: Tensor | None, target: Tensor, trade_off: float) -> Tensor:
     """CE(weak view) + trade_off * CE(strong view), each a mean over the batch.
 
-    y_l, y_l_strong: logits (B, C); target: (B,) int64 labels.  Source: TLlib's supervised term (in none of the papers).
+    y_l, y_l_strong: logits (B, C), y_l_strong None leaves the second term out; target: (B,) int64 labels.  Source: TLlib's supervised term (in none of the papers).
     """
-    return F.cross_entropy(y_l, target) + trade_off * F.cross_entropy(y_l_strong, target)
+    loss = F.cross_entropy(y_l, target)
+    return loss if y_l_strong is None else loss + trade_off * F.cross_entropy(y_l_strong, target)
 
 
 @torch.no_grad()

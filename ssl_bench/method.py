@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ssl_bench import models
-from ssl_bench.args import Args
+from ssl_bench.args import Args, TwoViewArgs
 from ssl_bench.pools import Pools
 
 
@@ -34,12 +34,13 @@ class Task:
 class Batch:
     """One (micro-)batch on the device.
 
-    x_l, x_u: one (B, 3, S, S) float tensor per declared view, rows aligned over views; y_l: (B,) int64;
+    x_l, x_u: one (B, 3, S, S) float tensor per declared view, rows aligned over views (None: the labelled strong view when
+    --trade-off-cls-strong is 0, which is then not made); y_l: (B,) int64;
     idx_u: (B,) int64 positions in the unlabelled set; y_u_hidden: (B,) int64 true labels of the unlabelled images (-1:
     none), for display only - training that reads it fails the contract test.
     """
 
-    x_l: tuple[Tensor, ...]
+    x_l: tuple[Tensor | None, ...]
     y_l: Tensor
     x_u: tuple[Tensor, ...]
     idx_u: Tensor
@@ -49,7 +50,7 @@ class Batch:
         """n micro-batches of equal size; n divides the batch."""
         if n == 1:
             return [self]
-        views_l = [x.chunk(n) for x in self.x_l]
+        views_l = [[None] * n if x is None else x.chunk(n) for x in self.x_l]
         views_u = [x.chunk(n) for x in self.x_u]
         parts = zip(self.y_l.chunk(n), self.idx_u.chunk(n), self.y_u_hidden.chunk(n), strict=True)
         return [
@@ -86,7 +87,7 @@ class Method(nn.Module):
 
     name: ClassVar[str]
     Args: ClassVar[type[Args]] = Args
-    labeled_views: ClassVar[Sequence[str]] = ("weak", "strong")
+    labeled_views: Sequence[str | None] = ("weak", "strong")
     unlabeled_views: ClassVar[Sequence[str]] = ()
 
     def __init__(self, args: Args, task: Task) -> None:
@@ -94,6 +95,8 @@ class Method(nn.Module):
         self.args = args
         self.task = task
         self.model = self.build_model()
+        if isinstance(args, TwoViewArgs) and args.trade_off_cls_strong == 0:
+            self.labeled_views = (self.labeled_views[0], None)
         if args.concat:
             models.check_separable(self.model, args.arch)
 
@@ -111,13 +114,15 @@ class Method(nn.Module):
             pretrained_backbone=args.pretrained_backbone, grad_checkpointing=args.grad_checkpointing,
         )
 
-    def forwards(self, *images: Tensor) -> Iterator[Tensor]:
-        """The student's logits of each batch of images in turn, each computed when it is asked for: a script that calls
-        ``loop.backward`` in between needs memory for one forward at a time.  With --concat all come from one forward."""
+    def forwards(self, *images: Tensor | None) -> Iterator[Tensor | None]:
+        """The student's logits of each batch of images in turn (None for None), each computed when it is asked for: a script
+        that calls ``loop.backward`` in between needs memory for one forward at a time.  With --concat all come from one."""
         if self.args.concat:
-            yield from self.model(torch.cat(images)).split([len(x) for x in images])
+            given = [x for x in images if x is not None]
+            parts = iter(self.model(torch.cat(given)).split([len(x) for x in given]))
+            yield from (x if x is None else next(parts) for x in images)
         else:
-            yield from map(self.model, images)
+            yield from (x if x is None else self.model(x) for x in images)
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
         """Each is stepped once an iteration.  A group's ``lr_scale`` multiplies --lr and the schedule."""

@@ -1,4 +1,4 @@
-"""Networks: a timm backbone, TLlib's bottleneck, a linear head; and their parameter groups."""
+"""Networks: a backbone of timm or of `nets`, TLlib's bottleneck, a linear head; and their parameter groups."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ssl_bench.flags import nearest
+from ssl_bench.nets import wide_resnet
 from ssl_bench.weights import load_backbone
 
 # TLlib loads torchvision's first ImageNet weights for these names; timm's default for the same name is another training.
@@ -58,8 +59,9 @@ def build_classifier(
 ) -> Classifier:
     """A fresh classifier for (B, 3, image_size, image_size) inputs.
 
-    arch: a timm name.  pool: False gives the class token (or the flattened map of a CNN), as TLlib's ``--no-pool``.
-    model_kwargs: ``key=value`` for timm.create_model.  pretrained: ImageNet weights through timm (network needed once).
+    arch: a timm name, or a WRN's (wrn_28_2).  pool: False gives the class token (or the flattened map of a CNN), as
+    TLlib's ``--no-pool``.  model_kwargs: ``key=value`` for timm.create_model (or WideResNet).  pretrained: ImageNet weights
+    through timm (network needed once).
     grad_checkpointing: activations are computed again in the backward pass.
     Raises ValueError (unknown arch, kwargs the network refuses, wrong image size), OSError (weights not to be had).
     """
@@ -98,22 +100,27 @@ def check_separable(network: nn.Module, arch: str) -> None:
 
 
 def check_arch(arch: str) -> None:
-    """ValueError with the nearest names when timm knows no `arch`."""
-    import timm
+    """ValueError with the nearest names when neither timm nor `nets` knows `arch`."""
+    if wide_resnet.depth_and_width(arch) is not None:
+        return
+    import timm  # takes seconds, and a WRN needs none of it
 
     if not timm.is_model(arch):
-        raise ValueError(nearest(arch, timm.list_models(), "--arch") + " (any timm model)")
+        known = [*wide_resnet.NAMES, *timm.list_models()]
+        raise ValueError(nearest(arch, known, "--arch") + " (any timm model, or a WRN)")
 
 
 def _backbone(arch: str, image_size: int, pool: bool, model_kwargs: Sequence[str], pretrained: bool) -> nn.Module:
-    import timm
-
     check_arch(arch)
     kwargs = parse_model_kwargs(model_kwargs)
-    if getattr(timm.get_pretrained_cfg(arch), "fixed_input_size", False):
-        kwargs.setdefault("img_size", image_size)
     if not pool:
         kwargs.setdefault("global_pool", "")
+    if wide_resnet.depth_and_width(arch) is not None:
+        return _wide_resnet(arch, kwargs, pretrained)
+    import timm
+
+    if getattr(timm.get_pretrained_cfg(arch), "fixed_input_size", False):
+        kwargs.setdefault("img_size", image_size)
     name = f"{arch}.tv_in1k" if pretrained and arch in TORCHVISION_V1 else arch
     try:
         network = timm.create_model(name, pretrained=pretrained, num_classes=0, **kwargs)
@@ -127,6 +134,15 @@ def _backbone(arch: str, image_size: int, pool: bool, model_kwargs: Sequence[str
             f"ImageNet weights of {name} could not be loaded ({reason}); give --pretrained-backbone FILE, or --scratch for random weights"
         ) from None
     return network
+
+
+def _wide_resnet(arch: str, kwargs: dict[str, Any], pretrained: bool) -> nn.Module:
+    if pretrained:
+        raise ValueError(f"there are no ImageNet weights of {arch}: add --scratch, or give --pretrained-backbone FILE")
+    try:
+        return wide_resnet.wide_resnet(arch, **kwargs)
+    except TypeError as error:
+        raise ValueError(f"--arch {arch} refuses its arguments {kwargs}: {error}") from None
 
 
 class Unpooled(nn.Module):

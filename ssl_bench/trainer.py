@@ -182,7 +182,8 @@ def evaluate_method(method: Method, pools: Pools, args: Args, device: torch.devi
 
 def training_batches(method: Method, pools: Pools, args: Args, device: torch.device, start: int) -> Iterator[Batch]:
     """Batch `start`, `start` + 1, ...: the same ones whoever asks."""
-    wanted = [(pools.labeled, method.labeled_views, args.batch_size, LABELED)]
+    labeled_views = [name for name in method.labeled_views if name is not None]
+    wanted = [(pools.labeled, labeled_views, args.batch_size, LABELED)]
     if method.unlabeled_views:
         if not len(pools.unlabeled):
             raise ValueError(f"{method.name} needs unlabelled images, and every image is labelled; use erm or fewer labels")
@@ -195,6 +196,8 @@ def training_batches(method: Method, pools: Pools, args: Args, device: torch.dev
     empty = torch.empty(0, dtype=torch.int64, device=device)
     for (x_l, y_l, _), *unlabeled in zip(*streams, strict=False):
         x_u, hidden, idx_u = unlabeled[0] if unlabeled else ((), empty, empty)
+        made = iter(x_l)
+        x_l = tuple(None if name is None else next(made) for name in method.labeled_views)
         yield Batch(x_l, y_l, x_u, idx_u, hidden)
 
 

@@ -16,6 +16,7 @@ from torchvision.transforms import functional as tv
 
 from ssl_bench.augment import erasing
 from ssl_bench.augment.draws import Draws
+from ssl_bench.augment.randaugment import OPS
 from ssl_bench.augment.views import build_view
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -235,3 +236,36 @@ def test_mismatched_draws_and_images():
         v.crop(x.float(), v.draw_crop(4, (32, 32), generator()))
     with pytest.raises(TypeError, match="sample dimension"):
         v.draw_finish(4, generator())[1]
+
+
+def test_posterize_to_no_bits_does_not_raise():
+    """timm's posterize at magnitude 0 keeps 0 bits, at which Pillow 13 raises; here such an image is black."""
+    v = view("strong", policy="rand-m0-n2")
+    x = images(64)
+    draws = v.draw(64, (32, 32), generator())
+    posterized = (draws.policy_op == OPS.index("posterize")) & (draws.policy_value == 0)
+    assert posterized.any()
+    assert v.finish(v.crop(x, draws), draws).isfinite().all()
+
+
+def test_drawing_and_finishing_read_no_element_of_a_tensor():
+    """`.item()`, `bool(tensor)` and their like make a GPU wait."""
+    x = images(24)
+    for policy in ("rand-m10-n2-mstd2", "rand-m9-n3-mstd0.5-inc1", "original-mstd0.5", "3a"):
+        v = view("strong", policy=policy, color_jitter=(0.4, 0.4, 0.4, 0.1), erasing=0.5, cutout=0.5)
+        v(x, generator())
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiled:
+            v.finish(x, v.draw_finish(24, generator()))
+        read = [event.key for event in profiled.key_averages() if "_local_scalar_dense" in event.key or event.key == "aten::item"]
+        assert not read, policy
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["weak", "strong"])
+def test_a_compiled_view_equals_the_eager_one(name):
+    v = view(name, color_jitter=0.4, erasing=0.5, cutout=0.3)
+    x = images(12)
+    compiled = torch.compile(lambda x, draws: v.finish(v.crop(x, draws), draws))
+    for seed in range(3):
+        draws = v.draw(12, (32, 32), generator(seed))
+        assert torch.equal(compiled(x, draws), v.finish(v.crop(x, draws), draws))

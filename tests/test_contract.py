@@ -185,8 +185,8 @@ def test_every_parameter_moves_in_three_steps(tiny, name):
 # 4. Structure
 
 FLOORS = (
-    "atomic distributed interrupt flags split losses mixup schedules weights",
-    "args recipe augment datasets metrics models nets parallel progress runs",
+    "atomic distributed interrupt flags split losses mixup nets schedules weights",
+    "args recipe augment datasets metrics models parallel progress runs",
     "ema zoo table",
     "streams record",
     "evaluate pools",
@@ -287,6 +287,18 @@ def test_one_joint_forward_trains_the_same_weights(tiny, name):
     assert sum(forwards) == 3  # with gradient, one a step
     for key, value in apart.weights().items():
         torch.testing.assert_close(joint.weights()[key], value, rtol=1e-5, atol=1e-6, msg=key)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_labelled_strong_view_of_weight_zero_is_not_made_and_changes_nothing(tiny, name):
+    """--trade-off-cls-strong 0, the papers' loss: the second forward would only cost time."""
+    without, tiny_weight = tiny(name, *BN_FREE, "--trade-off-cls-strong", "0"), tiny(name, *BN_FREE, "--trade-off-cls-strong", "1e-30")
+    batch = next(training_batches(without.method, without.pools, without.args, torch.device("cpu"), 0))
+    assert batch.x_l[1] is None and batch.x_l[0].shape[0] == 8
+    a, b = without.steps(3), tiny_weight.steps(3)
+    assert [row["cls_loss"] for row in a] == pytest.approx([row["cls_loss"] for row in b], rel=1e-6)
+    joint = tiny(name, *BN_FREE, "--trade-off-cls-strong", "0", "--concat", "--accumulate", "2").steps(3)
+    assert [row["cls_loss"] for row in joint] == pytest.approx([row["cls_loss"] for row in a], rel=1e-5)
 
 
 @pytest.mark.parametrize("name", METHODS)

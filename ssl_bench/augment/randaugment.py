@@ -7,10 +7,13 @@ the stream of random numbers: timm mixes Python's and numpy's global generators)
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from pathlib import Path
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -67,15 +70,14 @@ def parse_policy(text: str, translate_const: float = 100.0) -> Policy | None:
     odd = [s for s in sections if not _SECTION.fullmatch(s) or (head != "rand" and not s.startswith("mstd"))]
     if not known or odd:
         raise ValueError(f"policy {text!r}: unknown {'section ' + repr(odd[0]) if known else repr(head)}; {_HELP}")
-    from timm.data.auto_augment import auto_augment_transform, rand_augment_transform  # heavy, and needed here only
-
+    timm = _auto_augment()
     hparams = {"translate_const": translate_const, "img_mean": (128, 128, 128)}
     if head == "rand":
-        parsed = rand_augment_transform(text, hparams)
+        parsed = timm.rand_augment_transform(text, hparams)
         ops, layers, paths = list(parsed.ops), parsed.num_layers, None
         weights = None if parsed.choice_weights is None else tuple(float(w) for w in parsed.choice_weights)
     else:
-        subs = auto_augment_transform(text, hparams).policy
+        subs = timm.auto_augment_transform(text, hparams).policy
         ops, layers, weights = [op for sub in subs for op in sub], max(len(sub) for sub in subs), None
         ends = torch.tensor([len(sub) for sub in subs]).cumsum(0).tolist()
         paths = tuple(tuple(range(end - len(sub), end)) for sub, end in zip(subs, ends, strict=True))
@@ -100,6 +102,19 @@ def parse_policy(text: str, translate_const: float = 100.0) -> Policy | None:
         paths=paths,
         weights=weights,
     )
+
+
+@lru_cache(maxsize=1)
+def _auto_augment() -> ModuleType:
+    """timm.data.auto_augment from its file: it needs Pillow only, while the package around it takes seconds to import."""
+    package = importlib.util.find_spec("timm")
+    spec = importlib.util.spec_from_file_location("_timm_auto_augment", Path(package.origin).parent / "data" / "auto_augment.py")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except (ImportError, OSError):  # a timm that keeps it elsewhere, or lets it import its neighbours
+        from timm.data import auto_augment as module
+    return module
 
 
 def draw_policy(policy: Policy, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,113 @@
+"""Benchmarks run, measure in turn, and the page says what the records say."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from benchmarks import harness, page
+from benchmarks.harness import Options
+
+import bench
+
+REPOSITORY = Path(__file__).parent.parent
+BENCHMARKS = [name for name in bench.BENCHMARKS if find_spec(f"benchmarks.{name}")]
+
+
+def test_the_page_is_what_the_records_give():
+    text = page.PAGE.read_text()
+    assert page.refreshed(text, bench.RESULTS) == text, "run: python tools/bench.py page"
+    assert [what for what in bench.BENCHMARKS if f"<!-- bench: {what} -->" not in text] == []
+
+
+def test_rounds_alternate_and_ratios_are_per_round():
+    calls = []
+    values = {"a": iter([9.0, 1.0, 4.0, 2.0]), "b": iter([9.0, 2.0, 2.0, 8.0])}
+
+    def measure(name):
+        return lambda: calls.append(name) or next(values[name])
+
+    sides = ("A", measure("a")), ("B", measure("b"))
+    row = harness.compare("x", *sides, rounds=3, ratio="b/a", unit="s", goal=">= 1", work=(6, "images"))
+    assert calls == ["b", "a", "a", "b", "b", "a", "a", "b"]
+    assert row["rounds"] == [[1, 2], [4, 2], [2, 8]], "the warm-up round is left out"
+    assert row["ratio"] == {"median": 2.0, "q1": 1.25, "q3": 3.0, "min": 0.5, "n": 3}
+    assert row["met"] and row["rate"] == 3.0
+    assert harness.compare("x", ("A", lambda: 3.0), ("B", lambda: 2.0), rounds=1, ratio="a/b", goal="<= 1.05")["met"] is False
+
+
+def test_seconds_are_of_one_call():
+    ticks = []
+    assert 0 <= harness.seconds(lambda: ticks.append(0), calls=5)() < 1
+    assert len(ticks) == 5
+
+
+def test_a_record_names_device_versions_threads_and_command(tmp_path):
+    with harness.threads(1):
+        rows = [harness.figure("x", [1.0, 3.0], unit="%", of="a step"), harness.skipped("y", "no GPU")]
+    record = harness.report("step", rows, Options(command="python tools/bench.py step"))
+    path = harness.write(record, tmp_path)
+    assert path.parent == tmp_path and path.name.startswith("step-") and json.loads(path.read_text()) == record
+    assert record["versions"]["torch"] == torch.__version__.partition("+")[0] or record["versions"]["torch"] == torch.__version__
+    assert record["machine"]["cores"] >= 1 and record["rows"][0]["threads"] == 1 and record["command"]
+    printed = harness.table(record)
+    assert "2 [1.5, 2.5] %" in printed and "not measured: no GPU" in printed
+    assert "bench.py step" in page.block("step", tmp_path)
+
+
+def test_threads_are_put_back():
+    before = torch.get_num_threads()
+    with harness.threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+    assert torch.get_num_threads() == before
+
+
+# Rows that start processes which import torch cost seconds: they run in the slow test.
+QUICK = {"step": ["erm step", "mu 7, fp32", "same losses", "share,"], "startup": ["help"]}
+
+
+@pytest.mark.parametrize(("what", "only"), [(what, only) for what in BENCHMARKS for only in QUICK.get(what, [""])])
+def test_every_benchmark_runs_in_tiny_mode_and_leaves_no_file(what, only, capsys):
+    before = sorted(bench.RESULTS.glob("*"))
+    assert bench.main([what, "--tiny", "--device", "cpu", "--only", only]) == 0
+    printed = capsys.readouterr().out
+    assert "| case" in printed and "torch" in printed and (not only or only in printed)
+    assert sorted(bench.RESULTS.glob("*")) == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["step", "startup"])
+def test_benchmarks_with_processes_of_their_own(what):
+    before = sorted(bench.RESULTS.glob("*"))
+    assert bench.main([what, "--tiny", "--device", "cpu"]) == 0
+    assert sorted(bench.RESULTS.glob("*")) == before
+
+
+def test_suite_and_published_loop_give_the_same_losses():
+    from benchmarks import step
+
+    s = step.setup("fixmatch", [*step.TINY, "--threshold", "0"], torch.device("cpu"))
+    for loss, update in step.relative_differences(s, 3):
+        assert loss < 1e-5 and update < 1e-3
+
+
+def test_bare_and_suite_loops_move_the_same_network():
+    """From one seed they start equal, and both move every weight."""
+    from benchmarks import loops, step
+
+    s = loops.setup("fixmatch", step.TINY, torch.device("cpu"))
+    assert torch.equal(step._flat(s.build().model), step._flat(s.build().model))
+    for loop in (loops.suite_loop, loops.bare_loop, loops.published_loop):
+        loop(s)()
+
+
+def test_the_door_needs_no_path_edit():
+    for word, code in (("--help", 0), ("nothing", 2)):
+        command = [sys.executable, "tools/bench.py", word]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=REPOSITORY)
+        assert done.returncode == code and "augment" in done.stdout + done.stderr

@@ -1,0 +1,174 @@
+"""Loops to compare: the suite's, through its public pieces, and what a person would write by hand for the same step.
+
+Every `*_loop` returns a function that makes one update.  All of them draw from images held in memory (uint8 on the device)
+through the same batched views, so that a ratio shows the loop and the network alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from benchmarks.augment import pictures
+from torch import Tensor, nn
+
+from ssl_bench import catalog, launch
+from ssl_bench.args import Args
+from ssl_bench.datasets.images import DataSet, Images
+from ssl_bench.method import Batch, Method
+from ssl_bench.placement import autocast, compile_networks, place
+from ssl_bench.pools import Pools, make_pools
+from ssl_bench.trainer import Trainer, training_batches, training_views
+
+# The field's small setting: WRN-28-2 at 32x32, 16 labelled and 112 unlabelled images a step, the papers' losses.
+WRN = (
+    "--arch wrn_28_2 --bottleneck-dim 0 --image-size 32 --train-resizing cifar --batch-size 16 --mu 7 --lr 0.03 "
+    "--trade-off-cls-strong 0"
+).split()
+CLASSES = 10
+
+Update = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A method's class, its arguments, the pools it trains on, and where."""
+
+    method: type[Method]
+    args: Args
+    pools: Pools
+    device: torch.device
+
+    @property
+    def images(self) -> int:
+        """Images a step sees, as the suite counts them: labelled + unlabelled, each once."""
+        return self.args.batch_size * (1 + self.args.mu * bool(self.method.unlabeled_views))
+
+    def build(self) -> Method:
+        """The method on its device, with the initial weights that its seed gives."""
+        return place(launch.build(self.method, self.args, self.pools, pretrained=False), self.args, self.device).train()
+
+
+def setup(name: str, flags: Sequence[str], device: torch.device) -> Setup:
+    """Method `name` under `flags`, on synthetic images of its own --image-size."""
+    method = catalog.load_method(name)
+    args, _ = launch.resolve(method, ["--recipe", "none", "--scratch", "--lr-scheduler", "constant", *flags])
+    images = 1000 if args.image_size <= 64 else 200
+    return Setup(method, args, synthetic_pools(images, args.image_size), device)
+
+
+def synthetic_pools(n: int, size: int) -> Pools:
+    """`n` training images of smooth waves and noise, 4 of each of 10 classes labelled.  For timing: nothing to learn."""
+    pixels = torch.from_numpy(pictures(n + 20, size)).permute(0, 3, 1, 2).contiguous()
+    targets = np.arange(n + 20) % CLASSES
+    train, test = (Images(targets[rows], pixels[rows]) for rows in (slice(0, n), slice(n, None)))
+    return make_pools(DataSet("Waves", tuple(map(str, range(CLASSES))), train, test), 4, 0)
+
+
+def suite_loop(s: Setup) -> Update:
+    """The suite's own: Trainer.update on training_batches."""
+    method = s.build()
+    trainer = Trainer(method, s.args, s.device)
+    compile_networks(method, s.args)
+    batches = training_batches(method, s.pools, s.args, s.device, 0)
+    return lambda: trainer.update(next(batches))
+
+
+def bare_loop(s: Setup) -> Update:
+    """ERM's or FixMatch's step by hand: the same network in the same memory format, the same views, the same order of
+    backwards; indices by torch.randint, plain SGD; nothing checked, counted or logged."""
+    model, draw, optimizer = _by_hand(s)
+    args = s.args
+
+    strong = args.trade_off_cls_strong > 0
+
+    def supervised() -> None:
+        (x, x_strong), y = draw.labeled(strong)
+        optimizer.zero_grad(set_to_none=True)
+        with autocast(args, s.device):
+            loss = F.cross_entropy(model(x), y)
+            if strong:
+                loss = loss + args.trade_off_cls_strong * F.cross_entropy(model(x_strong), y)
+        loss.backward()
+
+    def erm() -> None:
+        supervised()
+        optimizer.step()
+
+    def fixmatch() -> None:
+        supervised()
+        u, u_strong = draw.unlabeled()
+        with autocast(args, s.device):
+            with torch.no_grad():
+                confidence, pseudo = model(u).float().softmax(1).max(1)
+            each = F.cross_entropy(model(u_strong), pseudo, reduction="none")
+            loss = (each * (confidence > args.threshold)).mean()
+        loss.backward()
+        optimizer.step()
+
+    return {"erm": erm, "fixmatch": fixmatch}[s.method.name]
+
+
+def published_loop(s: Setup) -> Update:
+    """FixMatch as it is published: one forward of labelled weak, unlabelled weak and unlabelled strong views together, in
+    NCHW and fp32, with gradients through the weak views too; one backward; plain SGD with Nesterov momentum."""
+    model, draw, optimizer = _by_hand(s, torch.contiguous_format)
+
+    def update() -> None:
+        (x, _), y = draw.labeled(strong=False)
+        u, u_strong = draw.unlabeled()
+        published_step(model, optimizer, Batch((x,), y, (u, u_strong), y, y), s.args.threshold)
+
+    return update
+
+
+def published_step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, threshold: float) -> tuple[Tensor, Tensor]:
+    """One update on the first labelled and the two unlabelled views of `batch`; its two loss terms."""
+    x, (u, u_strong) = batch.x_l[0], batch.x_u
+    optimizer.zero_grad(set_to_none=True)
+    y, y_weak, y_strong = model(torch.cat([x, u, u_strong]).contiguous()).split([len(x), len(u), len(u)])
+    confidence, pseudo = y_weak.detach().softmax(1).max(1)
+    supervised = F.cross_entropy(y, batch.y_l)
+    unsupervised = (F.cross_entropy(y_strong, pseudo, reduction="none") * (confidence > threshold)).mean()
+    (supervised + unsupervised).backward()
+    optimizer.step()
+    return supervised.detach(), unsupervised.detach()
+
+
+class _Draw:
+    """Batches of views by torch.randint, images resident on the device."""
+
+    def __init__(self, s: Setup) -> None:
+        self.args, self.device = s.args, s.device
+        self.labeled_pixels, self.unlabeled_pixels = (part.pixels.to(s.device) for part in (s.pools.labeled, s.pools.unlabeled))
+        self.targets = torch.from_numpy(s.pools.labeled.targets).to(s.device)
+        self.weak, self.strong = training_views(("weak", "strong"), s.args)
+        self.generator = torch.Generator().manual_seed(0)
+
+    def _rows(self, n: int, count: int) -> Tensor:
+        return torch.randint(n, (count,), generator=self.generator).to(self.device)
+
+    def labeled(self, strong: bool = True) -> tuple[tuple[Tensor, Tensor | None], Tensor]:
+        rows = self._rows(len(self.targets), self.args.batch_size)
+        x = self.labeled_pixels[rows]
+        return (self.weak(x, self.generator), self.strong(x, self.generator) if strong else None), self.targets[rows]
+
+    def unlabeled(self) -> tuple[Tensor, Tensor]:
+        x = self.unlabeled_pixels[self._rows(len(self.unlabeled_pixels), self.args.batch_size * self.args.mu)]
+        return self.weak(x, self.generator), self.strong(x, self.generator)
+
+
+def _by_hand(s: Setup, memory_format: torch.memory_format | None = None) -> tuple[nn.Module, _Draw, torch.optim.Optimizer]:
+    model = s.build().model
+    model = model if memory_format is None else model.to(memory_format=memory_format)
+    optimizer = plain_sgd(model, s.args)
+    if s.args.compile:
+        model.compile()
+    return model, _Draw(s), optimizer
+
+
+def plain_sgd(model: nn.Module, args: Args) -> torch.optim.Optimizer:
+    return torch.optim.SGD(model.parameters(), lr=args.lr, momentum=0.9, nesterov=True, weight_decay=args.wd)

@@ -1,0 +1,35 @@
+"""Peak memory of one loop in a process of its own: `python -m benchmarks.memory suite|bare DEVICE STEPS FLAGS...` prints MiB."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from benchmarks.loops import bare_loop, setup, suite_loop
+
+
+def peak_in_a_process(which: str, device: torch.device, flags: Sequence[str], steps: int) -> float:
+    """Peak MiB of `steps` FixMatch updates: of the process on a CPU, of the allocator on a CUDA device."""
+    argv = [sys.executable, "-m", "benchmarks.memory", which, str(device), str(steps), *flags]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True, cwd=Path(__file__).parent.parent)
+    return float(done.stdout.split()[-1])
+
+
+def main(argv: Sequence[str]) -> None:
+    which, device, steps, *flags = argv
+    device = torch.device(device)
+    update = {"suite": suite_loop, "bare": bare_loop}[which](setup("fixmatch", flags, device))
+    for _ in range(int(steps)):
+        update()
+    if device.type == "cuda":
+        print(torch.cuda.max_memory_allocated(device) / 2**20)
+    else:
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,147 @@
+"""On a GPU: every method on the field's networks at 32 and 224 px, in bf16, eager and compiled; images/s, memory, shares;
+and FixMatch fed by a per-image Pillow loader on all cores of the machine."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from benchmarks import harness
+from benchmarks.augment import POLICY, peer_views
+from benchmarks.harness import Options, Row, seconds
+from benchmarks.loops import Setup, Update, bare_loop, plain_sgd, setup, suite_loop
+from benchmarks.shares import PARTS, shares_of_a_step
+from PIL import Image
+from torch import Tensor
+
+from ssl_bench import catalog
+from ssl_bench.placement import autocast
+
+_32 = "--image-size 32 --train-resizing cifar --bottleneck-dim 0 --batch-size 64 --mu 7".split()
+_224 = "--image-size 224 --bottleneck-dim 0 --batch-size 32 --mu 1".split()
+NETWORKS = {
+    "WRN-28-2, 32 px": ["--arch", "wrn_28_2", *_32],
+    "ViT-S/2, 32 px": ["--arch", "vit_small_patch16_224", "--model-kwargs", "patch_size=2", *_32],
+    "ResNet-50, 224 px": ["--arch", "resnet50", *_224],
+    "ViT-S/16, 224 px": ["--arch", "vit_small_patch16_224", *_224],
+    "ViT-B/16, 224 px": ["--arch", "vit_base_patch16_224", *_224],
+}
+BARE = ("erm", "fixmatch")  # the methods `loops.bare_loop` writes by hand
+VIEWS_GOAL = {"ResNet-50, 224 px": "<= 5"}
+
+
+def rows_of_every_method(options: Options, device: torch.device) -> list[Row]:
+    """Unattended: a case that fails (out of memory, a network that does not compile) leaves a row saying so."""
+    rows = []
+    for network, flags in NETWORKS.items():
+        for name in catalog.method_names():
+            for compiled in (False, True):
+                case = f"{name}, {network}, bf16{', compiled' * compiled}"
+                if options.wants(case):
+                    argv = [*flags, "--precision", "bf16", *["--compile"] * compiled]
+                    rows += _guarded(case, setup(name, argv, device), network, options)
+        case = f"fixmatch, {network}, bf16, against a per-image Pillow loader"
+        if options.wants(case):
+            rows += _guarded_loader(case, setup("fixmatch", [*flags, "--precision", "bf16"], device), options)
+    return rows
+
+
+def _guarded(case: str, s: Setup, network: str, options: Options) -> list[Row]:
+    _forget()
+    try:
+        return _method_rows(case, s, network, options)
+    except RuntimeError as error:  # torch.OutOfMemoryError and the compiler's errors among them
+        return [harness.skipped(case, " ".join(str(error).split())[:200])]
+
+
+def _method_rows(case: str, s: Setup, network: str, options: Options) -> list[Row]:
+    rounds, calls = options.rounds_or(7), 5
+    torch.cuda.reset_peak_memory_stats(s.device)
+    suite = seconds(suite_loop(s), calls, s.device)
+    suite()
+    peak = torch.cuda.max_memory_allocated(s.device) / 2**20
+    if s.method.name in BARE:
+        bare = seconds(bare_loop(s), calls, s.device)
+        rows = [
+            harness.compare(
+                case, ("suite", suite), ("bare loop", bare), rounds=rounds, warm_up=2, ratio="a/b", goal="<= 1.05",
+                work=(s.images, "images"), peak_mib=peak,
+            )
+        ]  # fmt: skip
+    else:
+        values = [1e3 * value for (value,) in harness.interleaved([suite], rounds, 2)]
+        rows = [harness.figure(case, values, unit="ms", of=f"a step of {s.images} images", peak_mib=peak)]
+    rows.append(harness.figure(f"peak memory, {case}", [peak], unit="MiB", of="allocated on the GPU"))
+    if not s.args.compile:
+        steps = shares_of_a_step(s, rounds, warm_up=3)
+        for part in PARTS:
+            goal = VIEWS_GOAL.get(network, "") if part == PARTS[0] else ""
+            rows.append(harness.figure(f"share, {case}", [step[part] for step in steps], unit="%", goal=goal, of=part))
+    return rows
+
+
+def _guarded_loader(case: str, s: Setup, options: Options) -> list[Row]:
+    _forget()
+    cores = os.cpu_count() or 1
+    try:
+        a = ("suite, views on the GPU", seconds(suite_loop(s), 5, s.device))
+        b = (f"bare loop, Pillow in {cores} workers", seconds(pillow_loop(s, cores), 5, s.device))
+        return [harness.compare(case, a, b, rounds=options.rounds_or(5), ratio="b/a", work=(s.images, "images"))]
+    except RuntimeError as error:
+        return [harness.skipped(case, " ".join(str(error).split())[:200])]
+
+
+def _forget() -> None:
+    gc.collect()
+    torch._dynamo.reset()
+    torch.cuda.empty_cache()
+
+
+class _Pairs(torch.utils.data.IterableDataset):
+    """Endless (weak, strong, target) of one pool, image by image through torchvision, timm and Pillow."""
+
+    def __init__(self, pixels: np.ndarray, targets: np.ndarray, size: int) -> None:
+        self.pixels, self.targets, self.size = pixels, targets, size
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, int]]:
+        worker = torch.utils.data.get_worker_info()
+        random = np.random.default_rng(worker.id if worker else 0)
+        weak, strong = peer_views(self.size, POLICY)
+        while True:
+            k = int(random.integers(len(self.targets)))
+            image = Image.fromarray(self.pixels[k])
+            yield weak(image), strong(image), int(self.targets[k])
+
+
+def pillow_loop(s: Setup, workers: int) -> Update:
+    """FixMatch by hand, each view made image by image in `workers` processes, pinned and copied without waiting."""
+    args, model = s.args, s.build().model
+    optimizer = plain_sgd(model, args)
+    shares = {"labeled": max(1, workers // (1 + args.mu)), "unlabeled": max(1, workers - workers // (1 + args.mu))}
+    batches = {}
+    for pool, size in (("labeled", args.batch_size), ("unlabeled", args.batch_size * args.mu)):
+        images = getattr(s.pools, pool)
+        data = _Pairs(images.pixels.permute(0, 2, 3, 1).contiguous().numpy(), images.targets, args.image_size)
+        loader = torch.utils.data.DataLoader(data, size, num_workers=shares[pool], pin_memory=True, persistent_workers=True)
+        batches[pool] = iter(loader)
+
+    def update() -> None:
+        (x, x_strong, y), (u, u_strong, _) = (
+            [part.to(s.device, non_blocking=True) for part in next(batches[pool])] for pool in ("labeled", "unlabeled")
+        )
+        optimizer.zero_grad(set_to_none=True)
+        with autocast(args, s.device):
+            loss = F.cross_entropy(model(x), y) + args.trade_off_cls_strong * F.cross_entropy(model(x_strong), y)
+        loss.backward()
+        with autocast(args, s.device):
+            with torch.no_grad():
+                confidence, pseudo = model(u).float().softmax(1).max(1)
+            loss = (F.cross_entropy(model(u_strong), pseudo, reduction="none") * (confidence > args.threshold)).mean()
+        loss.backward()
+        optimizer.step()
+
+    return update

@@ -1,0 +1,30 @@
+"""docs/performance.md from results/bench/*.json: the text between two markers is replaced, the rest is prose."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from benchmarks import harness
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "performance.md"
+BLOCK = re.compile(r"(<!-- bench: (\w+) -->\n).*?(<!-- /bench -->)", re.DOTALL)
+
+
+def main(results: Path, page: Path = PAGE) -> int:
+    page.write_text(refreshed(page.read_text(), results))
+    print(f"refreshed {page.name} from {len(list(results.glob('*.json')))} records")
+    return 0
+
+
+def refreshed(text: str, results: Path) -> str:
+    """`text` with every block between markers made anew; a pure function of the records."""
+    return BLOCK.sub(lambda found: f"{found[1]}{block(found[2], results)}{found[3]}", text)
+
+
+def block(what: str, results: Path) -> str:
+    """The tables of benchmark `what`, one a device."""
+    records = [json.loads(path.read_text()) for path in sorted(results.glob(f"{what}-*.json"))]
+    parts = [f"{harness.heading(record)}; `{record['command']}`\n\n{harness.table(record)}\n" for record in records]
+    return "\n" + "\n".join(parts or ["Not measured yet.\n"]) + "\n"
