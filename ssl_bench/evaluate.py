@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -11,22 +12,28 @@ from torch import Tensor
 from ssl_bench import metrics
 from ssl_bench.augment.views import View
 from ssl_bench.datasets.images import Images
-from ssl_bench.streams import batches, sequential_plans
+from ssl_bench.prefetch import ahead
+from ssl_bench.streams import Stream, sequential_plans
+
+
+def evaluation_stream(
+    images: Images, view: View, device: torch.device, *, batch_size: int = 256, workers: int = 0, device_limit: float = math.inf
+) -> Stream:
+    """Every image once in each iteration.  Its owner keeps it for all evaluations: workers start once, pixels move once."""
+    return Stream(images, (view,), list(sequential_plans(len(images), batch_size)), (0, 0), device, workers, device_limit)
 
 
 @torch.no_grad()
-def evaluate(
-    predict: Callable[[Tensor], Tensor], images: Images, view: View, num_classes: int, device: torch.device, *,
-    batch_size: int = 256, workers: int = 0,
-) -> dict[str, float]:
+def evaluate(predict: Callable[[Tensor], Tensor], stream: Stream, num_classes: int) -> dict[str, float]:
     """top1, top5 (top-C when C < 5), mean_class: percent; loss: mean cross-entropy, nats.
 
-    predict: (B, 3, S, S) -> logits (B, C).  Counts are exact; the last batch may be short.
+    predict: (B, 3, S, S) -> logits (B, C); stream: of `evaluation_stream`.  Counts are exact.
     """
+    images, device = stream.images, stream.device
     hits = torch.zeros(2, dtype=torch.int64, device=device)
     confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
     loss = torch.zeros((), device=device)
-    for (x,), target, _ in batches(images, (view,), sequential_plans(len(images), batch_size), (0, 0), device, workers):
+    for (x,), target, _ in ahead(stream, device):
         y = predict(x).float()
         hits += metrics.top_k_hits(y, target)
         confusion += metrics.confusion_matrix(y.argmax(dim=1), target, num_classes)

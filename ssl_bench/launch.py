@@ -18,6 +18,7 @@ import torch
 from ssl_bench import flags, record, zoo
 from ssl_bench.args import Args
 from ssl_bench.atomic import write_json
+from ssl_bench.datasets.cache import with_cache
 from ssl_bench.datasets.images import DataSet
 from ssl_bench.flags import FlagError
 from ssl_bench.interrupt import Interrupted
@@ -94,6 +95,8 @@ def resolve(method: type[Method], argv: Sequence[str]) -> tuple[Args, Recipe]:
         raise FlagError(f"--accumulate {args.accumulate} must divide --batch-size {args.batch_size}")
     if args.bottleneck_dim and args.batch_size == args.accumulate:
         raise FlagError("BatchNorm in the bottleneck needs 2 images or more: raise --batch-size, or use --bottleneck-dim 0")
+    if args.cache != "none" and args.cache_size < args.image_size:
+        raise FlagError(f"--cache-size {args.cache_size} is smaller than --image-size {args.image_size}: crops would be enlarged")
     return args, recipe
 
 
@@ -135,6 +138,8 @@ def _load(args: Args, saved: Path | None) -> tuple[torch.device, DataSet, Pools]
     check_arch(args.arch)
     device = pick_device(args.device)
     data = zoo.load(args.data, args.root, download=args.download, skip_broken=args.skip_broken)
+    if args.cache != "none" and args.phase == "train":
+        data = with_cache(data, args.cache, args.cache_size, args.cache_dir, args.root)
     pools = make_pools(data, args.num_samples_per_class, args.seed, all_labeled=args.all_labeled, saved=saved)
     return device, data, pools
 

@@ -16,14 +16,15 @@ from torch import Tensor
 from ssl_bench import schedules
 from ssl_bench.args import Args
 from ssl_bench.augment.views import View, build_view
-from ssl_bench.evaluate import evaluate
+from ssl_bench.evaluate import evaluate, evaluation_stream
 from ssl_bench.interrupt import Interrupted, interruptions
 from ssl_bench.method import Batch, Method
 from ssl_bench.metrics import RunningMeans
 from ssl_bench.pools import Pools
+from ssl_bench.prefetch import ahead
 from ssl_bench.progress import Progress
 from ssl_bench.record import RunFolder, args_hash
-from ssl_bench.streams import LABELED, STEP, UNLABELED, EndlessOrder, batches, endless_plans, seed_of
+from ssl_bench.streams import LABELED, STEP, UNLABELED, EndlessOrder, Stream, batches, endless_plans, seed_of
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -45,6 +46,7 @@ class Trainer:
         self.evaluations: list[dict[str, Any]] = []
         self.train_seconds = 0.0
         self.images_seen = 0
+        self.test_stream: Stream | None = None
 
     @property
     def epoch(self) -> int:
@@ -164,15 +166,26 @@ def compile_networks(method: Method, args: Args) -> None:
             network.compile()
 
 
-def evaluate_method(method: Method, pools: Pools, args: Args, device: torch.device) -> dict[str, float]:
-    """The test set's figures in the precision of training; the method is left in training mode."""
+def test_stream(pools: Pools, args: Args, device: torch.device) -> Stream:
+    """The test set, for any number of evaluations."""
+    limit = args.device_data_limit * 2**30
+    return evaluation_stream(pools.test, test_view(args), device, workers=args.workers, device_limit=limit)
+
+
+def evaluate_method(
+    method: Method, pools: Pools, args: Args, device: torch.device, stream: Stream | None = None
+) -> dict[str, float]:
+    """The test set's figures in the precision of training; the method is left in training mode.
+
+    stream: a `test_stream` to use again; None: one made for this evaluation.
+    """
 
     def predict(x: Tensor) -> Tensor:
         with autocast(args, device):  # around the network only: the view's arithmetic on pixels is exact
             return method.predict(x)
 
     method.eval()
-    row = evaluate(predict, pools.test, test_view(args), len(pools.classes), device, workers=args.workers)
+    row = evaluate(predict, stream or test_stream(pools, args, device), len(pools.classes))
     method.train()
     return row
 
@@ -184,13 +197,13 @@ def training_batches(method: Method, pools: Pools, args: Args, device: torch.dev
         if not len(pools.unlabeled):
             raise ValueError(f"{method.name} needs unlabelled images, and every image is labelled; use erm or fewer labels")
         wanted.append((pools.unlabeled, method.unlabeled_views, args.batch_size * args.mu, UNLABELED))
-    streams = []
+    streams, limit = [], args.device_data_limit * 2**30
     for images, names, size, purpose in wanted:
         order = EndlessOrder(len(images), size, args.seed, purpose)
         plans = endless_plans(order, start)
-        streams.append(batches(images, training_views(tuple(names), args), plans, (args.seed, purpose), device, args.workers))
+        streams.append(batches(images, training_views(tuple(names), args), plans, (args.seed, purpose), device, args.workers, limit))
     empty = torch.empty(0, dtype=torch.int64, device=device)
-    for (x_l, y_l, _), *unlabeled in zip(*streams, strict=False):
+    for (x_l, y_l, _), *unlabeled in ahead(zip(*streams, strict=False), device):
         x_u, hidden, idx_u = unlabeled[0] if unlabeled else ((), empty, empty)
         yield Batch(x_l, y_l, x_u, idx_u, hidden)
 
@@ -262,7 +275,9 @@ def _steps(trainer: Trainer, pools: Pools, run: RunFolder, progress: Progress, a
 
 
 def _evaluate_and_record(trainer: Trainer, pools: Pools, run: RunFolder, progress: Progress, epoch: int) -> None:
-    row = evaluate_method(trainer.method, pools, trainer.args, trainer.device)
+    if trainer.test_stream is None:
+        trainer.test_stream = test_stream(pools, trainer.args, trainer.device)
+    row = evaluate_method(trainer.method, pools, trainer.args, trainer.device, trainer.test_stream)
     if row["loss"] - row["loss"] != 0:
         raise NonFiniteLoss(
             f"{trainer.method.name} predicts nan or infinity after step {trainer.step} (epoch {epoch}); lower --lr; "

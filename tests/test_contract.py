@@ -188,7 +188,7 @@ FLOORS = (
     "atomic interrupt flags split losses mixup schedules ema metrics weights progress",
     "args recipe augment datasets models nets runs",
     "zoo table",
-    "streams record",
+    "streams record prefetch",
     "evaluate pools",
     "method",
     "trainer catalog",

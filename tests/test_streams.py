@@ -93,7 +93,17 @@ def test_grey_becomes_three_equal_channels(images):
 def test_sequential_plans_cover_everything_once():
     plans = list(sequential_plans(10, 4))
     assert np.concatenate([plan.positions for plan in plans]).tolist() == list(range(10))
-    assert [len(plan.positions) for plan in plans] == [4, 4, 2]
+    assert [len(plan.positions) for plan in plans] == [4, 3, 3]
+
+
+@pytest.mark.parametrize(("n", "world"), [(10, 2), (10, 3), (3, 4), (257, 4)])
+def test_sequential_plans_of_all_ranks_cover_everything_once(n, world):
+    parts = [list(sequential_plans(n, 4, rank, world)) for rank in range(world)]
+    positions = [plan.positions for plans in parts for plan in plans]
+    assert sorted(np.concatenate(positions).tolist()) == list(range(n))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    whole = {plan.k: plan.positions.tolist() for plan in sequential_plans(n, 4)}
+    assert {plan.k: plan.positions.tolist() for plans in parts for plan in plans} == whole
 
 
 def test_near_keys_give_unrelated_seeds():

@@ -9,7 +9,7 @@ import torch
 from conftest import BN_FREE, resolved
 
 from ssl_bench import trainer
-from ssl_bench.evaluate import evaluate
+from ssl_bench.evaluate import evaluate, evaluation_stream
 
 
 def rates(run, n: int) -> list[float]:
@@ -72,7 +72,7 @@ def test_evaluation_is_independent_of_the_batch_size(tiny):
     run.method.eval()
     view = trainer.test_view(run.args)
     results = [
-        evaluate(run.method.predict, run.pools.test, view, 10, torch.device("cpu"), batch_size=size) for size in (500, 7, 256)
+        evaluate(run.method.predict, evaluation_stream(run.pools.test, view, torch.device("cpu"), batch_size=size), 10) for size in (500, 7, 256)
     ]
     assert results[0]["top1"] == results[1]["top1"] == results[2]["top1"]
     assert results[1]["loss"] == pytest.approx(results[0]["loss"], rel=1e-5)
