@@ -76,7 +76,7 @@ def concatenate(a: Images, b: Images) -> Images:
     if a.cached is not None and b.cached is not None and a.cached.file is b.cached.file:
         return Images(targets, cached=CachedRows(a.cached.file, np.concatenate([a.cached.rows, b.cached.rows])))
     if a.pixels is None or b.pixels is None or a.pixels.shape[2:] != b.pixels.shape[2:]:
-        raise ValueError("two parts of a data set must both be files, or both be in memory with one image size")
+        raise ValueError("two parts of a data set must both be files, both lie in one cache, or both be in memory with one image size")
     channels = max(a.pixels.shape[1], b.pixels.shape[1])
     return Images(targets, torch.cat([part.pixels.expand(-1, channels, -1, -1) for part in (a, b)]))
 

@@ -64,6 +64,7 @@ def with_cache(data: DataSet, where: Literal["disk", "ram"], short_side: int, fo
     except _NoCache as reason:
         print(f"warning: no cache: {reason}; images are decoded each time instead", file=sys.stderr, flush=True)
         return data
+    print(f"cache: {cache.path}", flush=True)
     first, cached = 0, {}
     for name, part in parts.items():
         rows = np.arange(first, first + len(part))
@@ -95,7 +96,8 @@ def _size_and_time(path: str) -> str:
 
 
 def _on_disk(files: Sequence[str], short_side: int, key: bytes, folder: str | None, root: str | None) -> PixelFile:
-    candidates = [Path(folder).expanduser()] if folder is not None else _usual_folders(root)
+    candidates = [Path(folder)] if folder is not None else _usual_folders(root)
+    candidates = [candidate.expanduser().absolute() for candidate in candidates]
     name = f"{short_side}-{key.hex()[:16]}.pixels"
     for candidate in candidates:
         if (cache := _opened(candidate / name, short_side, key, quiet=True)) is not None:
@@ -117,8 +119,8 @@ def _on_disk(files: Sequence[str], short_side: int, key: bytes, folder: str | No
 
 
 def _usual_folders(root: str | None) -> list[Path]:
-    own = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ssl-bench"
-    return [own] if root is None else [Path(root).expanduser() / FOLDER, own]
+    own = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "ssl-bench"
+    return [own] if root is None else [Path(root) / FOLDER, own]
 
 
 def _in_memory(files: Sequence[str], short_side: int, key: bytes) -> PixelFile:
@@ -195,7 +197,7 @@ def _built(path: Path, files: Sequence[str], short_side: int, key: bytes, remedy
             write_with(path, lambda file: pixel_file.write(file, images, len(files), short_side, key))
     except OSError as error:  # the disk filled up on the way, most likely; what was written is gone again
         raise _NoCache(str(error).removesuffix("; what was there before is kept") + remedy) from None
-    print(f"cache: {path.stat().st_size / 2**30:.2f} GiB in {time.perf_counter() - began:.0f} s", flush=True)
+    print(f"cache: {path.stat().st_size / 2**30:.2f} GiB made in {time.perf_counter() - began:.0f} s", flush=True)
     return PixelFile(path, short_side, key)
 
 
