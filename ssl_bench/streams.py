@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import math
 import os
 import signal
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -103,7 +106,9 @@ class Stream:
         if images.pixels is not None:
             self._pixels = images.pixels.to(device) if images.pixels.nbytes <= device_limit else images.pixels
         else:
-            self._loader = _loader(_Cropper(images, self.views, key), plans, workers, device)
+            self._loader = _loader(Cropper(images, self.views, key), plans, workers, device)
+            # Before multiprocessing's own exit, which would wait for ever for workers that leave signals to the trainer.
+            atexit.register(_stop_workers, weakref.ref(self._loader))
 
     def __iter__(self) -> Iterator[tuple[tuple[Tensor, ...], Tensor, Tensor]]:
         for plan, crops in self._from_memory() if self._loader is None else self._from_files():
@@ -140,7 +145,7 @@ def batches(
     return iter(Stream(images, views, plans, key, device, workers, device_limit))
 
 
-class _Cropper(torch.utils.data.Dataset):
+class Cropper(torch.utils.data.Dataset):
     """plan -> (plan, one uint8 crop batch a view), in a worker process."""
 
     def __init__(self, images: Images, views: Sequence[View], key: tuple[int, ...]) -> None:
@@ -159,16 +164,23 @@ class _Cropper(torch.utils.data.Dataset):
         return plan, [torch.cat(parts) for parts in crops]
 
 
-def _loader(cropper: _Cropper, plans: Iterable[Plan], workers: int, device: torch.device) -> torch.utils.data.DataLoader:
+def _loader(cropper: Cropper, plans: Iterable[Plan], workers: int, device: torch.device) -> torch.utils.data.DataLoader:
     workers = min(workers, os.cpu_count() or 1)
     return torch.utils.data.DataLoader(
         cropper, sampler=plans, batch_size=None, num_workers=workers, pin_memory=device.type == "cuda",
         persistent_workers=workers > 0, prefetch_factor=_BATCHES_AHEAD if workers else None,
-        worker_init_fn=_leave_signals_to_the_trainer,
+        worker_init_fn=_prepare_worker,
     )  # fmt: skip
 
 
-def _leave_signals_to_the_trainer(_: int) -> None:
+def _stop_workers(reference: weakref.ref[torch.utils.data.DataLoader]) -> None:
+    iterator = getattr(reference(), "_iterator", None)
+    if iterator is not None:
+        iterator._shutdown_workers()
+
+
+def _prepare_worker(_: int) -> None:
     # A signal to the whole process group would else kill the workers before the trainer has saved.
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, signal.SIG_IGN)
+    gc.freeze()  # a collection would write to every object shared with the trainer, and so copy its memory

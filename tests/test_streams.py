@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import itertools
 import multiprocessing
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -185,3 +187,21 @@ def test_no_batch_from_memory_asks_the_device_for_a_number(images, resizing):
             next(stream)
         list(stream_over(images))
     assert not [event for event in profile.key_averages() if event.key in ("aten::_local_scalar_dense", "aten::item")]
+
+
+HELD_TO_THE_END = """
+import numpy as np, sys, torch
+from ssl_bench.augment.views import build_view
+from ssl_bench.datasets.images import Images
+from ssl_bench.streams import EndlessOrder, Stream, endless_plans
+view = build_view("test", image_size=8, resizing="default", mean=(0.5,) * 3, std=(0.5,) * 3)
+images = Images(np.zeros(8, np.int64), paths=tuple(f"{sys.argv[1]}/{i}.png" for i in range(8)))
+stream = Stream(images, (view,), endless_plans(EndlessOrder(8, 3, 0), 0), (0,), torch.device("cpu"), workers=1)
+iterator = iter(stream)
+next(iterator)
+"""
+
+
+def test_a_process_that_holds_a_stream_to_its_end_ends(tmp_path):
+    files(tmp_path)
+    subprocess.run([sys.executable, "-c", HELD_TO_THE_END, str(tmp_path)], check=True, timeout=120)
