@@ -178,7 +178,8 @@ print("sum", sum(int(data.train.load(i).sum()) for i in range(len(data.train))))
 @pytest.mark.parametrize("where", ["disk", "ram"])
 def test_two_runs_at_once_share_one_build(tmp_path, where):
     root = make_folder(tmp_path / "data", side=40, per_class=60)
-    both = [subprocess.Popen([sys.executable, "-c", BUILD, str(root), where], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    argv = [sys.executable, "-c", BUILD, str(root), where]
+    both = [subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     texts = [process.communicate(timeout=240)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0]
     assert len({line for text in texts for line in text.splitlines() if line.startswith("sum")}) == 1
@@ -364,8 +365,8 @@ def test_a_broken_image_met_while_building_has_its_usual_line(data, root, where)
 
 # Through the command line
 
-RUN = ("--data ImageFolder --all-labeled --image-size 12 --arch test_resnet --scratch --bottleneck-dim 0 --batch-size 4 --epochs 2 "
-       "--iters-per-epoch 3 --device cpu --workers 1 --recipe none").split()  # fmt: skip
+RUN = ("--data ImageFolder --all-labeled --image-size 12 --arch test_resnet --scratch --bottleneck-dim 0 --batch-size 4 "
+       "--epochs 2 --iters-per-epoch 3 --device cpu --workers 1 --recipe none").split()  # fmt: skip
 
 
 def run(root: Path, *argv: str) -> Path:

@@ -46,8 +46,9 @@ def exif(orientation: int | None) -> Image.Exif:
 
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
 PLAIN = {
-    "4:2:0": {}, "4:2:2": {"subsampling": 1}, "4:4:4": {"subsampling": 0}, "quality 100": {"quality": 100}, "quality 5": {"quality": 5},
-    "progressive": {"progressive": True}, "optimised": {"optimize": True}, "restarts": {"restart_marker_blocks": 3},
+    "4:2:0": {}, "4:2:2": {"subsampling": 1}, "4:4:4": {"subsampling": 0}, "quality 100": {"quality": 100},
+    "quality 5": {"quality": 5}, "progressive": {"progressive": True}, "optimised": {"optimize": True},
+    "restarts": {"restart_marker_blocks": 3},
     "RGB, not YCbCr": {"keep_rgb": True}, "comment": {"comment": b"x\xff\xd9y"}, "EXIF without rotation": {"exif": exif(None)},
     "EXIF that says upright": {"exif": exif(1)}, "colour profile": {"icc_profile": b"p" * 70_000},
 }  # fmt: skip

@@ -179,7 +179,8 @@ def test_a_set_above_the_limit_stays_where_it_is(images):
 
 @pytest.mark.parametrize("resizing", ["default", "cifar"])
 def test_no_batch_from_memory_asks_the_device_for_a_number(images, resizing):
-    built = tuple(build_view(name, **{**FLAGS, "resizing": resizing, "erasing": 0.5, "cutout": 0.3}) for name in ("weak", "strong"))
+    flags = {**FLAGS, "resizing": resizing, "erasing": 0.5, "cutout": 0.3}
+    built = tuple(build_view(name, **flags) for name in ("weak", "strong"))
     stream = iter(Stream(images, built, endless_plans(EndlessOrder(30, 8, 0), 0), (0,), CPU))
     next(stream)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:

@@ -27,7 +27,7 @@ def main() -> None:
         few, cached, want = full.take(np.arange(16)), in_a_cache(folder, full), crops(full)
         print("crops of files / the batched, exact ones:", statistics(crops(few), exact_crops(few)))
         print(f"crops of images cached at {SHORT_SIDE} / crops of files, same draws:", statistics(crops(cached), want))
-        print("the same / the very region of the file, not rounded to its pixels:", statistics(crops(cached), regions(full, cached)))
+        print("the same / the very region of the file, at fractions of a pixel:", statistics(crops(cached), regions(full, cached)))
         print("for scale: files saved again at JPEG quality 75 / crops of files:", statistics(crops(saved_again(full)), want))
 
 
@@ -57,7 +57,8 @@ def regions(full: Images, cached: Images) -> torch.Tensor:
         for path, (height, width), (top, left, h, w) in zip(full.paths, size.tolist(), boxes, strict=True):
             picture = Image.open(path).convert("RGB")
             x, y = picture.width / width, picture.height / height
-            cut = picture.resize((224, 224), Image.Resampling.BILINEAR, box=(left * x, top * y, (left + w) * x, (top + h) * y))
+            box = (left * x, top * y, (left + w) * x, (top + h) * y)
+            cut = picture.resize((224, 224), Image.Resampling.BILINEAR, box=box)
             found.append(torch.from_numpy(np.array(cut)).permute(2, 0, 1))
     return torch.stack(found)
 
@@ -72,8 +73,8 @@ def statistics(a: torch.Tensor, b: torch.Tensor) -> str:
     gap = (a.int() - b.int()).abs()
     per_crop = gap.flatten(1).float().mean(1)
     return (
-        f"mean {gap.float().mean():.3f} levels, worst crop {per_crop.max():.2f}, largest {gap.max()}, equal {(gap == 0).float().mean():.1%}, "
-        f"within 1: {(gap <= 1).float().mean():.1%}, PSNR {10 * torch.log10(255**2 / gap.float().square().mean()):.1f} dB"
+        f"mean {gap.float().mean():.3f} levels, worst crop {per_crop.max():.2f}, largest {gap.max()}, "
+        f"equal {(gap == 0).float().mean():.1%}, within 1: {(gap <= 1).float().mean():.1%}, PSNR {10 * torch.log10(255**2 / gap.float().square().mean()):.1f} dB"
     )
 
 
