@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from ssl_bench.datasets.file_lock import FileLock
 from ssl_bench.datasets.images import DataSet, Images
 from ssl_bench.datasets.pixel_file import BadPixelFile, CachedRows, PixelFile
 from ssl_bench.datasets.resident import in_threads
+
+if TYPE_CHECKING:
+    import torch
 
 FOLDER = ".ssl-bench-cache"  # hidden, so that listings of images pass it by
 _MEMORY = Path("/dev/shm")
@@ -225,7 +228,7 @@ def _said(images: Iterator[np.ndarray], count: int) -> Iterator[np.ndarray]:
                 said = now
 
 
-def shorten(image, short_side: int) -> np.ndarray:
+def shorten(image: torch.Tensor, short_side: int) -> np.ndarray:
     """(3, H, W) uint8 tensor -> (h, w, 3) with min(h, w) = short_side, bicubic, antialiased; smaller images stay as they are."""
     from PIL import Image
 
