@@ -22,6 +22,19 @@ class Args:
     workers: int = flag(
         4, "processes that decode files; 0: in the main process", names=("-j",), group="data", ge=0, identity=False
     )
+    cache: str = flag(
+        "none", "keep training files decoded, on disk or in memory, shared by all runs", group="data", identity=False,
+        choices=("none", "disk", "ram"),
+    )
+    cache_size: int = flag(
+        256, "short side of cached images, pixels; smaller ones stay as they are", group="data", ge=1, identity=False
+    )
+    cache_dir: str | None = flag(
+        None, "folder of the disk cache (default: under the data's folder, else the user's cache)", group="data", identity=False
+    )
+    device_data_limit: float = flag(
+        8.0, "sets in memory above this stay off the accelerator, GiB", group="data", ge=0, identity=False
+    )
 
     image_size: int = flag(224, "side of the square network input, pixels", group="augmentation", ge=1)
     train_resizing: str = flag(

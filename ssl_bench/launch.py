@@ -18,8 +18,10 @@ import torch
 
 from ssl_bench import distributed, flags, record, zoo
 from ssl_bench.args import Args
+from ssl_bench.datasets.cache import with_cache
 from ssl_bench.datasets.images import DataSet
 from ssl_bench.distributed import LostProcess
+from ssl_bench.feed import training_views
 from ssl_bench.flags import FlagError
 from ssl_bench.interrupt import Interrupted
 from ssl_bench.method import Method, Stage, Task
@@ -29,7 +31,7 @@ from ssl_bench.pools import Pools, labels_are_given, make_pools, with_true_label
 from ssl_bench.recipe import Recipe
 from ssl_bench.recipe import resolve as resolve_recipe
 from ssl_bench.streams import INITIAL, seed_of
-from ssl_bench.trainer import NonFiniteLoss, evaluate_method, fit, training_views
+from ssl_bench.trainer import NonFiniteLoss, evaluate_method, fit
 from ssl_bench.weights import load_classifier, read_weights
 
 USER_ERRORS = (ValueError, OSError, NonFiniteLoss, OutOfMemory, LostProcess)
@@ -106,6 +108,8 @@ def resolve(method: type[Method], argv: Sequence[str]) -> tuple[Args, Recipe]:
         values["all_labeled"] = True
     args = dataclasses.replace(defaults, **values)
     check_shares(args, 1)
+    if args.cache != "none" and args.cache_size < args.image_size:
+        raise FlagError(f"--cache-size {args.cache_size} is smaller than --image-size {args.image_size}: crops would be enlarged")
     return args, recipe
 
 
@@ -161,6 +165,8 @@ def _load(args: Args, saved: Path | None) -> tuple[DataSet, Pools]:
     zoo.check_name(args.data)
     check_arch(args.arch)
     data = zoo.load(args.data, args.root, download=args.download, skip_broken=args.skip_broken)
+    if args.cache != "none" and args.phase == "train":
+        data = with_cache(data, args.cache, args.cache_size, args.cache_dir, args.root)
     pools = make_pools(data, args.num_samples_per_class, args.seed, all_labeled=args.all_labeled, saved=saved)
     return data, pools
 

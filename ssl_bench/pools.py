@@ -12,6 +12,7 @@ import torch
 from ssl_bench.atomic import write_with
 from ssl_bench.datasets.image_folder import LABELLED
 from ssl_bench.datasets.images import DataSet, Images
+from ssl_bench.datasets.pixel_file import CachedRows
 from ssl_bench.split import class_balanced_split, index_hash
 
 
@@ -68,12 +69,14 @@ def labels_are_given(data: str, root: str | None) -> bool:
 
 
 def concatenate(a: Images, b: Images) -> Images:
-    """The images of `a`, then those of `b`.  Both must be held in memory with one size, or both be files (ValueError)."""
+    """The images of `a`, then those of `b`.  Both must be held in memory with one size, be files, or lie in one cache (ValueError)."""
     targets = np.concatenate([a.targets, b.targets])
     if a.paths is not None and b.paths is not None:
         return Images(targets, paths=a.paths + b.paths)
+    if a.cached is not None and b.cached is not None and a.cached.file is b.cached.file:
+        return Images(targets, cached=CachedRows(a.cached.file, np.concatenate([a.cached.rows, b.cached.rows])))
     if a.pixels is None or b.pixels is None or a.pixels.shape[2:] != b.pixels.shape[2:]:
-        raise ValueError("two parts of a data set must both be files, or both be in memory with one image size")
+        raise ValueError("two parts of a data set must both be files, both lie in one cache, or both be in memory with one image size")
     channels = max(a.pixels.shape[1], b.pixels.shape[1])
     return Images(targets, torch.cat([part.pixels.expand(-1, channels, -1, -1) for part in (a, b)]))
 

@@ -34,6 +34,8 @@ def identity(args: Args) -> dict[str, Any]:
     values = {name: getattr(args, name) for name, spec in flags.specs(type(args)).items() if spec.metadata["identity"]}
     if args.root is not None and (args.data == "ImageFolder" or ":" in args.data):
         values["root"] = os.path.realpath(os.path.expanduser(args.root))  # here the folder, not the name, says which images
+    if args.cache != "none":
+        values["cache_size"] = args.cache_size  # on disk or in memory, the pixels are the same
     return values
 
 

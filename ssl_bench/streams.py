@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
+import math
 import os
 import signal
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -11,8 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ssl_bench.augment.draws import send
 from ssl_bench.augment.views import View
 from ssl_bench.datasets.images import Images
+
+_AT_ONCE = 32  # decoded images that a worker holds: enough to share the draws' cost, few enough for its memory
+_BATCHES_AHEAD = 2  # of each worker; more only costs memory, since a stream never starts again
 
 LABELED, UNLABELED, INITIAL, STEP = range(4)  # what a random stream is for, so that no two share their numbers
 
@@ -66,75 +74,113 @@ def endless_plans(order: EndlessOrder, start: int, rank: int = 0, world: int = 1
         k += 1
 
 
-def sequential_plans(n: int, batch_size: int) -> Iterator[Plan]:
-    """Each of 0..n-1 once, in order, in as few batches of at most `batch_size` as it takes; their sizes differ by 1 at most."""
-    for k, positions in enumerate(np.array_split(np.arange(n), -(-n // batch_size))):
-        yield Plan(k, positions)
+def sequential_plans(n: int, batch_size: int, rank: int = 0, world: int = 1) -> Iterator[Plan]:
+    """Each of 0..n-1 once, in order, in as few batches of at most `batch_size` as it takes; their sizes differ by 1 at most.
+
+    Process `rank` of `world` (at most n) makes every world-th row of each: as many batches on every process, which a sharded
+    network needs, and none of them empty, for which a batch may grow to 2 world - 1.
+    """
+    for k, positions in enumerate(np.array_split(np.arange(n), min(-(-n // batch_size), n // world))):
+        yield Plan(k, positions, slice(rank, None, world))
+
+
+class Stream:
+    """Batches of `images`, one for each plan; may be iterated again and again, one iteration at a time.
+
+    A batch is ((B, 3, S, S) float per view, targets (B,) int64, positions (B,) int64), on `device`.  The numbers drawn for
+    view v of batch k are a function of (*key, k, v) and the row in the global batch alone.  Between iterations the worker
+    processes live on, and images held in memory stay on the device.
+
+    plans: iterated anew each time, so give a list to repeat them.
+    workers: processes that decode and crop files; images held in memory need none.
+    device_limit: bytes; a set in memory above it stays in the host's, and each batch of it is copied.
+    """
+
+    def __init__(
+        self, images: Images, views: Sequence[View], plans: Iterable[Plan], key: tuple[int, ...], device: torch.device,
+        workers: int = 0, device_limit: float = math.inf,
+    ) -> None:  # fmt: skip
+        self.images, self.views, self.plans, self.key, self.device = images, tuple(views), plans, key, device
+        self._targets = torch.from_numpy(np.asarray(images.targets, dtype=np.int64))
+        self._pixels, self._loader = None, None
+        if images.pixels is not None:
+            self._pixels = images.pixels.to(device) if images.pixels.nbytes <= device_limit else images.pixels
+        else:
+            self._loader = _loader(Cropper(images, self.views, key), plans, workers, device)
+            # Before multiprocessing's own exit, which would wait for ever for workers that leave signals to the trainer.
+            atexit.register(_stop_workers, weakref.ref(self._loader))
+
+    def __iter__(self) -> Iterator[tuple[tuple[Tensor, ...], Tensor, Tensor]]:
+        for plan, crops in self._from_memory() if self._loader is None else self._from_files():
+            positions = torch.from_numpy(plan.positions[plan.rows])
+            outputs = []
+            for v, (view, crop) in enumerate(zip(self.views, crops, strict=True)):
+                draws = view.draw_finish(len(plan.positions), generator_of(*self.key, plan.k, v, 1))[plan.rows]
+                outputs.append(view.finish(crop.expand(-1, 3, -1, -1), draws))
+            yield tuple(outputs), send(self._targets[positions], self.device), send(positions, self.device)
+
+    def _from_memory(self) -> Iterator[tuple[Plan, list[Tensor]]]:
+        for plan in self.plans:
+            rows = torch.from_numpy(plan.positions[plan.rows])
+            if self._pixels.device.type == self.device.type:
+                x = self._pixels.index_select(0, send(rows, self.device))
+            else:
+                x = send(self._pixels.index_select(0, rows), self.device)
+            crops = []
+            for v, view in enumerate(self.views):
+                draws = view.draw_crop(len(plan.positions), tuple(x.shape[-2:]), generator_of(*self.key, plan.k, v, 0))
+                crops.append(view.crop(x, draws[plan.rows]))
+            yield plan, crops
+
+    def _from_files(self) -> Iterator[tuple[Plan, list[Tensor]]]:
+        for plan, crops in self._loader:
+            yield plan, [crop.to(self.device, non_blocking=True) for crop in crops]
 
 
 def batches(
-    images: Images, views: Sequence[View], plans: Iterable[Plan], key: tuple[int, ...], device: torch.device, workers: int = 0
-) -> Iterator[tuple[tuple[Tensor, ...], Tensor, Tensor]]:
-    """For each plan: ((B, 3, S, S) float per view, targets (B,) int64, positions (B,) int64), on `device`.
-
-    The numbers drawn for view v of batch k are a function of (*key, k, v) and the row in the global batch alone.
-    `workers`: processes that decode and crop files; images held in memory need none.
-    """
-    targets = torch.from_numpy(np.asarray(images.targets, dtype=np.int64))
-    if images.pixels is not None:
-        cropped = _from_memory(images, views, plans, key, device)
-    else:
-        cropped = _from_files(images, views, plans, key, device, workers)
-    for plan, crops in cropped:
-        positions = torch.from_numpy(plan.positions[plan.rows])
-        outputs = []
-        for v, (view, crop) in enumerate(zip(views, crops, strict=True)):
-            draws = view.draw_finish(len(plan.positions), generator_of(*key, plan.k, v, 1))[plan.rows]
-            outputs.append(view.finish(crop.expand(-1, 3, -1, -1), draws))
-        yield tuple(outputs), targets[positions].to(device, non_blocking=True), positions.to(device, non_blocking=True)
+    images: Images, views: Sequence[View], plans: Iterable[Plan], key: tuple[int, ...], device: torch.device, workers: int = 0,
+    device_limit: float = math.inf,
+) -> Iterator[tuple[tuple[Tensor, ...], Tensor, Tensor]]:  # fmt: skip
+    """One iteration over a `Stream`."""
+    return iter(Stream(images, views, plans, key, device, workers, device_limit))
 
 
-def _from_memory(
-    images: Images, views: Sequence[View], plans: Iterable[Plan], key: tuple[int, ...], device: torch.device
-) -> Iterator[tuple[Plan, list[Tensor]]]:
-    pixels = images.pixels.to(device)
-    for plan in plans:
-        x = pixels.index_select(0, torch.from_numpy(plan.positions[plan.rows]).to(device, non_blocking=True))
-        crops = []
-        for v, view in enumerate(views):
-            draws = view.draw_crop(len(plan.positions), tuple(x.shape[-2:]), generator_of(*key, plan.k, v, 0))
-            crops.append(view.crop(x, draws[plan.rows]))
-        yield plan, crops
-
-
-class _Decoder(torch.utils.data.Dataset):
+class Cropper(torch.utils.data.Dataset):
     """plan -> (plan, one uint8 crop batch a view), in a worker process."""
 
     def __init__(self, images: Images, views: Sequence[View], key: tuple[int, ...]) -> None:
         self.images, self.views, self.key = images, views, key
 
     def __getitem__(self, plan: Plan) -> tuple[Plan, list[Tensor]]:
-        rows = range(len(plan.positions))[plan.rows]
-        decoded = [self.images.load(int(plan.positions[row])) for row in rows]
-        crops = []
-        for v, view in enumerate(self.views):
-            seeds = [generator_of(*self.key, plan.k, v, 0, row) for row in rows]
-            crops.append(torch.stack([view.crop_one(image, seed) for image, seed in zip(decoded, seeds, strict=True)]))
-        return plan, crops
+        n, rows = len(plan.positions), np.arange(len(plan.positions))[plan.rows]
+        crops: list[list[Tensor]] = [[] for _ in self.views]
+        for some in (rows[i : i + _AT_ONCE] for i in range(0, len(rows), _AT_ONCE)):
+            decoded = [self.images.load(position) for position in plan.positions[some].tolist()]
+            size = torch.ones(n, 2, dtype=torch.int64)  # of the other rows none is known, and none is asked for
+            size[some] = torch.tensor([image.shape[-2:] for image in decoded])
+            for v, view in enumerate(self.views):
+                draws = view.draw_crop(n, size, generator_of(*self.key, plan.k, v, 0))[some]
+                crops[v].append(view.crop_each(decoded, draws))
+        return plan, [torch.cat(parts) for parts in crops]
 
 
-def _from_files(
-    images: Images, views: Sequence[View], plans: Iterable[Plan], key: tuple[int, ...], device: torch.device, workers: int
-) -> Iterator[tuple[Plan, list[Tensor]]]:
-    loader = torch.utils.data.DataLoader(
-        _Decoder(images, views, key), sampler=plans, batch_size=None, num_workers=min(workers, os.cpu_count() or 1),
-        pin_memory=device.type == "cuda", worker_init_fn=_leave_signals_to_the_trainer,
+def _loader(cropper: Cropper, plans: Iterable[Plan], workers: int, device: torch.device) -> torch.utils.data.DataLoader:
+    workers = min(workers, os.cpu_count() or 1)
+    return torch.utils.data.DataLoader(
+        cropper, sampler=plans, batch_size=None, num_workers=workers, pin_memory=device.type == "cuda",
+        persistent_workers=workers > 0, prefetch_factor=_BATCHES_AHEAD if workers else None,
+        worker_init_fn=_prepare_worker,
     )  # fmt: skip
-    for plan, crops in loader:
-        yield plan, [crop.to(device, non_blocking=True) for crop in crops]
 
 
-def _leave_signals_to_the_trainer(_: int) -> None:
+def _stop_workers(reference: weakref.ref[torch.utils.data.DataLoader]) -> None:
+    iterator = getattr(reference(), "_iterator", None)
+    if iterator is not None:
+        iterator._shutdown_workers()
+
+
+def _prepare_worker(_: int) -> None:
     # A signal to the whole process group would else kill the workers before the trainer has saved.
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, signal.SIG_IGN)
+    gc.freeze()  # a collection would write to every object shared with the trainer, and so copy its memory

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -12,8 +10,8 @@ from torch import Tensor
 
 from ssl_bench import distributed, parallel, schedules
 from ssl_bench.args import Args
-from ssl_bench.augment.views import View, build_view
 from ssl_bench.evaluate import evaluate
+from ssl_bench.feed import test_stream, training_batches
 from ssl_bench.interrupt import Interrupted, interruptions
 from ssl_bench.method import Batch, Method
 from ssl_bench.metrics import RunningMeans
@@ -21,7 +19,7 @@ from ssl_bench.placement import autocast, compile_networks, forget_peak_memory, 
 from ssl_bench.pools import Pools
 from ssl_bench.progress import Progress
 from ssl_bench.record import RunFolder, args_hash
-from ssl_bench.streams import LABELED, STEP, UNLABELED, EndlessOrder, batches, endless_plans, seed_of
+from ssl_bench.streams import STEP, Stream, seed_of
 
 
 class NonFiniteLoss(ArithmeticError):
@@ -43,6 +41,7 @@ class Trainer:
         self.evaluations: list[dict[str, Any]] = []
         self.train_seconds = 0.0
         self.images_seen = 0
+        self.test_stream: Stream | None = None
 
     @property
     def epoch(self) -> int:
@@ -148,24 +147,13 @@ class Trainer:
             setattr(self, name, state[name])
 
 
-def training_views(names: tuple[str, ...], args: Args) -> tuple[View, ...]:
-    """The views a method declared, built from the flags."""
-    return tuple(
-        build_view(
-            name, image_size=args.image_size, resizing=args.train_resizing, mean=args.norm_mean, std=args.norm_std,
-            policy=args.auto_augment, hflip=args.hflip, color_jitter=args.color_jitter, erasing=args.erasing, cutout=args.cutout,
-        )
-        for name in names
-    )
+def evaluate_method(
+    method: Method, pools: Pools, args: Args, device: torch.device, stream: Stream | None = None
+) -> dict[str, float]:
+    """The test set's figures in the precision of training; the method is left in training mode.
 
-
-def test_view(args: Args) -> View:
-    """The view of evaluation."""
-    return build_view("test", image_size=args.image_size, resizing=args.val_resizing, mean=args.norm_mean, std=args.norm_std)
-
-
-def evaluate_method(method: Method, pools: Pools, args: Args, device: torch.device) -> dict[str, float]:
-    """The test set's figures in the precision of training; the method is left in training mode."""
+    stream: a `test_stream` to use again; None: one made for this evaluation.
+    """
 
     def predict(x: Tensor) -> Tensor:
         with autocast(args, device):  # around the network only: the view's arithmetic on pixels is exact
@@ -173,32 +161,9 @@ def evaluate_method(method: Method, pools: Pools, args: Args, device: torch.devi
 
     method.eval()
     parallel.average_buffers(method)
-    row = evaluate(
-        predict, pools.test, test_view(args), len(pools.classes), device, batch_size=args.eval_batch_size, workers=args.workers
-    )
+    row = evaluate(predict, stream or test_stream(pools, args, device), len(pools.classes))
     method.train()
     return row
-
-
-def training_batches(method: Method, pools: Pools, args: Args, device: torch.device, start: int) -> Iterator[Batch]:
-    """Batch `start`, `start` + 1, ...: the same ones whoever asks."""
-    labeled_views = [name for name in method.labeled_views if name is not None]
-    wanted = [(pools.labeled, labeled_views, args.batch_size, LABELED)]
-    if method.unlabeled_views:
-        if not len(pools.unlabeled):
-            raise ValueError(f"{method.name} needs unlabelled images, and every image is labelled; use erm or fewer labels")
-        wanted.append((pools.unlabeled, method.unlabeled_views, args.batch_size * args.mu, UNLABELED))
-    streams = []
-    for images, names, size, purpose in wanted:
-        order = EndlessOrder(len(images), size, args.seed, purpose)
-        plans = endless_plans(order, start, distributed.rank(), distributed.world_size())
-        streams.append(batches(images, training_views(tuple(names), args), plans, (args.seed, purpose), device, args.workers))
-    empty = torch.empty(0, dtype=torch.int64, device=device)
-    for (x_l, y_l, _), *unlabeled in zip(*streams, strict=False):
-        x_u, hidden, idx_u = unlabeled[0] if unlabeled else ((), empty, empty)
-        made = iter(x_l)
-        x_l = tuple(None if name is None else next(made) for name in method.labeled_views)
-        yield Batch(x_l, y_l, x_u, idx_u, hidden)
 
 
 def fit(method: Method, pools: Pools, args: Args, run: RunFolder, device: torch.device) -> dict[str, Any]:
@@ -271,7 +236,9 @@ def _steps(trainer: Trainer, pools: Pools, run: RunFolder, progress: Progress, a
 
 
 def _evaluate_and_record(trainer: Trainer, pools: Pools, run: RunFolder, progress: Progress, epoch: int) -> None:
-    row = evaluate_method(trainer.method, pools, trainer.args, trainer.device)
+    if trainer.test_stream is None:
+        trainer.test_stream = test_stream(pools, trainer.args, trainer.device)
+    row = evaluate_method(trainer.method, pools, trainer.args, trainer.device, trainer.test_stream)
     if row["loss"] - row["loss"] != 0:
         raise NonFiniteLoss(
             f"{trainer.method.name} predicts nan or infinity after step {trainer.step} (epoch {epoch}); lower --lr; "

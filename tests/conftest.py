@@ -9,10 +9,11 @@ import torch
 
 from ssl_bench import catalog, launch, zoo
 from ssl_bench.args import Args
+from ssl_bench.feed import training_batches
 from ssl_bench.method import Method
 from ssl_bench.placement import place
 from ssl_bench.pools import Pools, make_pools
-from ssl_bench.trainer import Trainer, training_batches
+from ssl_bench.trainer import Trainer
 
 TINY = (
     "--image-size 8 --arch test_resnet --bottleneck-dim 16 --batch-size 8 --epochs 2 --iters-per-epoch 3 --lr 0.01 "

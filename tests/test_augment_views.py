@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import PIL
 import pytest
 import torch
 from PIL import Image
@@ -115,13 +116,24 @@ def test_halves_draw_separately_and_seeds_decide():
 @pytest.mark.parametrize("name", ["weak", "test"])
 @pytest.mark.parametrize("resizing", ["default", "cifar"])
 @pytest.mark.parametrize("shape", [(3, 50, 37), (1, 28, 28), (3, 8, 8), (3, 300, 224)])
-def test_crop_one_equals_a_batch_of_one(name, resizing, shape):
+def test_crops_of_single_images_equal_those_of_a_batch(name, resizing, shape):
     v = view(name, 32, resizing)
-    x = images(1, *shape[1:], channels=shape[0])
-    for seed in range(10):
-        one = v.crop_one(x[0], generator(seed))
-        assert torch.equal(one, v.crop(x, v.draw_crop(1, shape[1:], generator(seed)))[0])
-        assert one.shape == (shape[0], 32, 32)
+    x = images(4, *shape[1:], channels=shape[0])
+    for seed in range(5):
+        draws = v.draw_crop(4, shape[1:], generator(seed))
+        gap = (v.crop_each(list(x), draws).int() - v.crop(x, draws).int()).abs()
+        exact = v.crop_mode != "resized" and int(PIL.__version__.split(".")[0]) >= 13  # before, another order of two passes
+        assert gap.shape == (4, shape[0], 32, 32) and gap.max() <= (0 if exact else 1)
+
+
+def test_images_of_different_sizes_are_cropped_together():
+    v = view("weak", 16, "default")
+    different = [images(1, 20 + i, 30 - i)[0] for i in range(5)]
+    draws = v.draw_crop(5, torch.tensor([image.shape[1:] for image in different]), generator(1))
+    for i, image in enumerate(different):
+        assert torch.equal(v.crop_each([image], draws[i : i + 1])[0], v.crop_each(different, draws)[i])
+    with pytest.raises(ValueError, match="draws are for 5 images"):
+        v.crop_each(different[:4], draws)
 
 
 @pytest.mark.parametrize("n", [0, 1, 2])

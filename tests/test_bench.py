@@ -8,12 +8,11 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import bench
 import pytest
 import torch
 from benchmarks import harness, page
 from benchmarks.harness import Options
-
-import bench
 
 REPOSITORY = Path(__file__).parent.parent
 BENCHMARKS = [name for name in bench.BENCHMARKS if find_spec(f"benchmarks.{name}")]

@@ -19,9 +19,10 @@ from torch import nn
 
 from ssl_bench import catalog, launch
 from ssl_bench.datasets.images import Images
+from ssl_bench.feed import training_batches
 from ssl_bench.placement import compile_networks
 from ssl_bench.record import read_jsonl
-from ssl_bench.trainer import evaluate_method, training_batches
+from ssl_bench.trainer import evaluate_method
 from ssl_bench.weights import read_tensors
 
 REPOSITORY = Path(__file__).parent.parent
@@ -188,10 +189,10 @@ FLOORS = (
     "atomic distributed interrupt flags split losses mixup nets schedules weights",
     "args recipe augment datasets metrics models parallel progress runs",
     "ema zoo table",
-    "streams record",
+    "streams record prefetch",
     "evaluate pools",
     "method",
-    "catalog placement",
+    "catalog feed placement",
     "trainer",
     "launch",
     "study",

@@ -8,8 +8,8 @@ import pytest
 import torch
 from conftest import BN_FREE, resolved
 
-from ssl_bench import trainer
-from ssl_bench.evaluate import evaluate
+from ssl_bench import feed, trainer
+from ssl_bench.evaluate import evaluate, evaluation_stream
 
 
 def rates(run, n: int) -> list[float]:
@@ -55,13 +55,13 @@ def test_clipping_bounds_the_gradient(tiny):
 
 def test_mu_multiplies_the_unlabelled_batch(tiny):
     run = tiny("fixmatch", "--mu", "3")
-    batch = next(trainer.training_batches(run.method, run.pools, run.args, torch.device("cpu"), 0))
+    batch = next(feed.training_batches(run.method, run.pools, run.args, torch.device("cpu"), 0))
     assert len(batch.y_l) == 8 and len(batch.idx_u) == len(batch.x_u[0]) == 24
 
 
 def test_labelled_and_unlabelled_orders_differ(tiny):
     run = tiny("fixmatch", "--num-samples-per-class", "4")
-    batches = trainer.training_batches(run.method, run.pools, run.args, torch.device("cpu"), 0)
+    batches = feed.training_batches(run.method, run.pools, run.args, torch.device("cpu"), 0)
     first = next(batches)
     assert not torch.equal(first.x_l[0], first.x_u[0])
 
@@ -70,9 +70,9 @@ def test_evaluation_is_independent_of_the_batch_size(tiny):
     run = tiny("erm")
     run.steps(3)
     run.method.eval()
-    view = trainer.test_view(run.args)
+    view = feed.test_view(run.args)
     results = [
-        evaluate(run.method.predict, run.pools.test, view, 10, torch.device("cpu"), batch_size=size) for size in (500, 7, 256)
+        evaluate(run.method.predict, evaluation_stream(run.pools.test, view, torch.device("cpu"), batch_size=size), 10) for size in (500, 7, 256)
     ]
     assert results[0]["top1"] == results[1]["top1"] == results[2]["top1"]
     assert results[1]["loss"] == pytest.approx(results[0]["loss"], rel=1e-5)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from ssl_bench.augment.draws import send, uniform
-from ssl_bench.augment.resample import Kernel, coefficients, dense, resize_batch, resize_image, vertical_first
+from ssl_bench.augment.resample import Kernel, coefficients, dense, resize_batch, vertical_first
 
 Size = tuple[int, int] | Tensor  # (height, width) of all images, or (n, 2) int64, one row an image
 
@@ -74,7 +77,7 @@ def crop_resize(x: Tensor, box: Tensor, size: int, kernel: Kernel = "bilinear") 
     rows = dense(*coefficients(top, h, size, kernel, x.shape[2]), x.shape[2])
     columns = dense(*coefficients(left, w, size, kernel, x.shape[3]), x.shape[3])
     rows_first = vertical_first(box[:, 2], box[:, 3], size, size)
-    if not rows_first.any():
+    if not any(rows_first.tolist()):
         return resize_batch(x, rows, columns)
     out = x.new_empty(*x.shape[:2], size, size)
     i, j = (send(part.nonzero()[:, 0], x.device) for part in (~rows_first, rows_first))
@@ -83,12 +86,17 @@ def crop_resize(x: Tensor, box: Tensor, size: int, kernel: Kernel = "bilinear") 
     return out
 
 
-def crop_resize_image(x: Tensor, box: Tensor, size: int, kernel: Kernel = "bilinear") -> Tensor:
-    """`crop_resize` of one image (C, H, W) on the CPU by box (4,), equal to it byte for byte."""
-    top, left, h, w = box[:, None].unbind(0)
-    rows = coefficients(top, h, size, kernel, int(h))
-    columns = coefficients(left, w, size, kernel, int(w))
-    return resize_image(x, rows, columns, bool(vertical_first(h, w, size, size)))
+def crop_resize_each(images: Sequence[Tensor], box: Tensor, size: int) -> Tensor:
+    """`crop_resize` (bilinear) of images of different sizes on the CPU, in a third of its time: within one level of it.
+
+    images: (C, H, W) uint8 each, C the same for all, fastest where the levels of a pixel lie together; box: (B, 4) int64.
+    Returns (B, C, size, size) uint8.  Source: torch's antialiased resize, Pillow's with weights of 8 to 15 bits.
+    """
+    out = torch.empty(len(images), images[0].shape[0], size, size, dtype=torch.uint8)
+    for row, image, (top, left, h, w) in zip(out, images, box.tolist(), strict=True):
+        part = image[None, :, top : top + h, left : left + w]
+        row.copy_(functional.interpolate(part, (size, size), mode="bilinear", antialias=True)[0])
+    return out
 
 
 def crop_reflect(x: Tensor, box: Tensor) -> Tensor:
@@ -132,16 +140,20 @@ def resize_center(x: Tensor, full: int, size: int, kernel: Kernel = "bicubic") -
     return resize_batch(x, rows, columns)
 
 
-def resize_center_image(x: Tensor, full: int, size: int, kernel: Kernel = "bicubic") -> Tensor:
-    """`resize_center` of one image (C, H, W) on the CPU, equal to it byte for byte."""
+def resize_center_image(x: Tensor, full: int, size: int) -> Tensor:
+    """`resize_center` (bicubic) of one image (C, H, W) on the CPU, by Pillow itself."""
     if x.shape[-2:] == (full, full) and full == size:
         return x
-    rows, columns = (_central(length, full, size, kernel, x.device) for length in x.shape[-2:])
-    return resize_image(x, rows, columns, _rows_first(x, full))
+    from PIL import Image
+
+    picture = Image.fromarray(x[0].numpy() if len(x) == 1 else x.permute(1, 2, 0).numpy())
+    resized = torch.from_numpy(np.array(picture.resize((full, full), Image.Resampling.BICUBIC)))
+    start = round((full - size) / 2)
+    return resized.view(full, full, len(x)).permute(2, 0, 1)[:, start : start + size, start : start + size]
 
 
 def _rows_first(x: Tensor, full: int) -> bool:
-    return bool(vertical_first(torch.tensor(x.shape[-2]), torch.tensor(x.shape[-1]), full, full))
+    return bool(vertical_first(x.shape[-2], x.shape[-1], full, full))
 
 
 def _central(length: int, full: int, size: int, kernel: Kernel, device: torch.device) -> tuple[Tensor, Tensor]:

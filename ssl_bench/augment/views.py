@@ -79,16 +79,20 @@ class View:
             return geometry.resize(geometry.crop_reflect(x, _drawn(draws.box, "box")), self.image_size)
         return geometry.resize_center(x, self._full, self.image_size)
 
-    def crop_one(self, image: Tensor, generator: torch.Generator) -> Tensor:
-        """Draw for and crop one image (C, H, W) uint8 on the CPU -> (C, S, S); equal to `crop` of a batch of one."""
-        draws = self.draw_crop(1, tuple(image.shape[-2:]), generator)
-        _check(image[None], draws)
+    def crop_each(self, images: Sequence[Tensor], draws: Draws) -> Tensor:
+        """`crop` of images (C, H, W) uint8 of different sizes on the CPU -> (B, C, S, S) uint8.
+
+        Equal to it byte for byte, but for random resized crops, which differ by one level at most.
+        """
+        draws.expect(len(images))
+        for image in images:
+            _check_pixels(image[None])
         if self.crop_mode == "resized":
-            return geometry.crop_resize_image(image, draws.box[0], self.image_size)
+            return geometry.crop_resize_each(images, _drawn(draws.box, "box"), self.image_size)
         if self.crop_mode == "padded":
-            cut = geometry.crop_reflect(image[None], draws.box)[0]
-            return geometry.resize_center_image(cut, self.image_size, self.image_size)
-        return geometry.resize_center_image(image, self._full, self.image_size)
+            boxes = _drawn(draws.box, "box").split(1)
+            images = [geometry.crop_reflect(image[None], box)[0] for image, box in zip(images, boxes, strict=True)]
+        return torch.stack([geometry.resize_center_image(image, self._full, self.image_size) for image in images])
 
     @property
     def _full(self) -> int:
@@ -205,9 +209,13 @@ def _strengths(jitter: float | Sequence[float]) -> tuple[float, float, float, fl
 
 
 def _check(x: Tensor, draws: Draws) -> None:
+    _check_pixels(x)
+    draws.expect(len(x))
+
+
+def _check_pixels(x: Tensor) -> None:
     if x.dtype != torch.uint8 or x.dim() != 4 or x.shape[1] not in (1, 3):
         raise ValueError(f"images are {x.dtype} of shape {tuple(x.shape)}: give uint8 (B, 3 or 1, H, W)")
-    draws.expect(len(x))
 
 
 def _drawn(part: Tensor | None, what: str) -> Tensor:

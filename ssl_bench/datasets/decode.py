@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ssl_bench.datasets.jpeg import decode_plain
+
 if TYPE_CHECKING:
     import torch
     from PIL.Image import Image as Picture
@@ -24,7 +26,7 @@ class UnreadableImage(ValueError):
 
 
 def decode(path: str) -> torch.Tensor:
-    """Decode a file to uint8 (3, H, W), RGB.
+    """Decode a file to uint8 (3, H, W), RGB; in memory the three levels of a pixel lie together (permuted from H, W, 3).
 
     The EXIF orientation is applied; transparent pixels show a white page; 16-bit grey is scaled to 8 bit (0..65535 to
     0..255, rounded); CMYK and palettes are converted by Pillow; of several frames the first is taken.
@@ -35,9 +37,11 @@ def decode(path: str) -> torch.Tensor:
     """
     import torch
 
+    plain = decode_plain(path, LARGEST)
+    if plain is not None:
+        return plain
     with _opened(path) as picture:
-        rgb = np.asarray(_as_rgb(picture))
-        return torch.from_numpy(np.array(rgb.transpose(2, 0, 1), order="C"))
+        return torch.from_numpy(np.array(_as_rgb(picture))).permute(2, 0, 1)
 
 
 def stored_size(path: str) -> tuple[int, int]:

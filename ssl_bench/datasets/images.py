@@ -14,17 +14,20 @@ from ssl_bench.datasets import decode
 if TYPE_CHECKING:
     import torch
 
+    from ssl_bench.datasets.pixel_file import CachedRows
+
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """N images with their labels, held either as one tensor (*resident*) or as files decoded on demand.
+    """N images with their labels: one tensor (*resident*), files decoded on demand, or their pixels in a cache file.
 
-    Exactly one of `pixels` and `paths` is given.
+    Exactly one of `pixels`, `paths` and `cached` is given.
 
     Attributes:
         targets: int64 (N,), class index, -1 where the image has no label.
         pixels: uint8 (N, 1|3, H, W) in 0..255, when all images have one size and fit in memory; grey keeps one channel.
         paths: N file names otherwise.
+        cached: rows of a cache file made of such files, see `cache.with_cache`.
 
     Raises:
         ValueError: a shape, type or length is not as described.
@@ -33,30 +36,33 @@ class Images:
     targets: np.ndarray
     pixels: torch.Tensor | None = None
     paths: tuple[str, ...] | None = None
+    cached: CachedRows | None = None
 
     def __post_init__(self) -> None:
         if self.targets.dtype != np.int64 or self.targets.ndim != 1:
             raise ValueError(f"targets must be int64 of shape (N,), got {self.targets.dtype} {self.targets.shape}")
-        if (self.pixels is None) == (self.paths is None):
-            raise ValueError("give either pixels (one tensor) or paths (files), not both and not neither")
+        held = [part for part in (self.pixels, self.paths, self.cached) if part is not None]
+        if len(held) != 1:
+            raise ValueError("give either pixels (one tensor), paths (files) or cached rows: one of them, not several")
         if self.pixels is not None:
             shape = tuple(self.pixels.shape)
             if str(self.pixels.dtype) != "torch.uint8" or len(shape) != 4 or shape[1] not in (1, 3):
                 raise ValueError(f"pixels must be uint8 of shape (N, 1 or 3, H, W), got {self.pixels.dtype} {shape}")
-        held = len(self.paths) if self.pixels is None else len(self.pixels)
-        if held != len(self.targets):
-            raise ValueError(f"{held} images but {len(self.targets)} targets")
+        if len(held[0]) != len(self.targets):
+            raise ValueError(f"{len(held[0])} images but {len(self.targets)} targets")
 
     def __len__(self) -> int:
         return len(self.targets)
 
     def load(self, i: int) -> torch.Tensor:
-        """Image `i` as uint8 (1|3, H, W), do not write into it; files come as RGB (3, H, W), see `decode.decode`.
+        """Image `i` as uint8 (1|3, H, W), do not write into it; all but resident ones are RGB, see `decode.decode`.
 
         Raises:
             decode.UnreadableImage: the file cannot be decoded; the message names it.
         """
-        return decode.decode(self.paths[i]) if self.pixels is None else self.pixels[i]
+        if self.pixels is not None:
+            return self.pixels[i]
+        return decode.decode(self.paths[i]) if self.cached is None else self.cached.load(i)
 
     def take(self, indices: np.ndarray | list[int]) -> Images:
         """The images at `indices` (integers in 0..N-1, any order, repeats allowed), in that order.
@@ -75,6 +81,8 @@ class Images:
             raise ValueError(f"indices must lie in 0..{len(self) - 1}, got {chosen.min()}..{chosen.max()}")
         chosen = chosen.astype(np.int64, copy=False)
         targets = self.targets[chosen]
+        if self.cached is not None:
+            return Images(targets, cached=self.cached.take(chosen))
         if self.pixels is None:
             return Images(targets, paths=tuple(self.paths[i] for i in chosen))
         if chosen.size and bool((np.diff(chosen) == 1).all()):

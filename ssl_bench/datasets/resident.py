@@ -6,8 +6,9 @@ the given order is the one reported.
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -44,14 +45,14 @@ def decode_together(parts: Sequence[Sequence[str]], limit_bytes: int = LIMIT_BYT
     if 3 * height * width * sum(map(len, parts)) > limit_bytes:
         return None
     for part in parts:
-        with closing(_in_threads(lambda _, chunk: {stored_size(path) for path in chunk}, part)) as sizes:
+        with closing(in_threads(lambda _, chunk: {stored_size(path) for path in chunk}, part)) as sizes:
             if any(found - {(height, width), (width, height)} for found in sizes):
                 return None
     # EXIF may turn portrait into landscape, so the size that counts is that of a decoded image.
     shape = tuple(decode(parts[0][0]).shape)
     tensors = [torch.empty((len(part), *shape), dtype=torch.uint8) for part in parts]
     for part, tensor in zip(parts, tensors):
-        with closing(_in_threads(partial(_fill, tensor), part)) as fitted:
+        with closing(in_threads(partial(_fill, tensor), part)) as fitted:
             if not all(fitted):
                 return None
     return tensors
@@ -79,18 +80,24 @@ def broken_files(paths: Sequence[str]) -> tuple[str, ...]:
                 found.append(path)
         return found
 
-    with closing(_in_threads(unreadable, paths)) as chunks:
+    with closing(in_threads(unreadable, paths)) as chunks:
         return tuple(path for found in chunks for path in found)
 
 
-def _in_threads(work: Callable[[int, Sequence[str]], Result], paths: Sequence[str]) -> Iterator[Result]:
-    """Yield `work(start, paths[start:stop])` for consecutive chunks, in order.
+def in_threads(work: Callable[[int, Sequence[str]], Result], paths: Sequence[str]) -> Iterator[Result]:
+    """Yield `work(start, paths[start:stop])` for consecutive chunks, in order; a few chunks ahead of the reader at most.
 
     When the reader stops early, or a chunk fails, what has not begun is cancelled.
     """
-    pool = ThreadPoolExecutor(max_workers=min(32, os.cpu_count() or 1))
+    threads = min(32, os.cpu_count() or 1)
+    pool = ThreadPoolExecutor(max_workers=threads)
+    running: deque[Future[Result]] = deque()
     try:
-        starts = range(0, len(paths), _CHUNK)
-        yield from pool.map(work, starts, (paths[start : start + _CHUNK] for start in starts))
+        for start in range(0, len(paths), _CHUNK):
+            running.append(pool.submit(work, start, paths[start : start + _CHUNK]))
+            if len(running) > 2 * threads:  # else the results of a large set would pile up
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)

@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from ssl_bench import catalog, launch
 from ssl_bench.args import Args
 from ssl_bench.datasets.images import DataSet, Images
+from ssl_bench.feed import training_batches, training_views
 from ssl_bench.method import Batch, Method
 from ssl_bench.placement import autocast, compile_networks, place
 from ssl_bench.pools import Pools, make_pools
-from ssl_bench.trainer import Trainer, training_batches, training_views
+from ssl_bench.trainer import Trainer
 
 # The field's small setting: WRN-28-2 at 32x32, 16 labelled and 112 unlabelled images a step, the papers' losses.
 WRN = (

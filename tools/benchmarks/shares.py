@@ -8,8 +8,9 @@ from collections import defaultdict
 import torch
 from benchmarks.loops import Setup
 
+from ssl_bench.feed import training_batches
 from ssl_bench.placement import compile_networks
-from ssl_bench.trainer import Trainer, training_batches
+from ssl_bench.trainer import Trainer
 
 PARTS = ("data and augmentation", "forward and backward", "optimizer", "after the step (EMA)")
 

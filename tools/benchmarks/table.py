@@ -10,6 +10,7 @@ from typing import Any
 
 from benchmarks import harness
 from benchmarks.harness import Options, seconds
+
 from ssl_bench import runs, table
 
 EVIDENCE = Path(__file__).resolve().parents[2] / "results" / "digits"

@@ -1,0 +1,61 @@
+"""From flags and pools to what a run reads: the views, the training batches, the test stream."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from ssl_bench import distributed
+from ssl_bench.args import Args
+from ssl_bench.augment.views import View, build_view
+from ssl_bench.evaluate import evaluation_stream
+from ssl_bench.method import Batch, Method
+from ssl_bench.pools import Pools
+from ssl_bench.prefetch import ahead
+from ssl_bench.streams import LABELED, UNLABELED, EndlessOrder, Stream, batches, endless_plans
+
+
+def training_views(names: tuple[str, ...], args: Args) -> tuple[View, ...]:
+    """The views a method declared, built from the flags."""
+    return tuple(
+        build_view(
+            name, image_size=args.image_size, resizing=args.train_resizing, mean=args.norm_mean, std=args.norm_std,
+            policy=args.auto_augment, hflip=args.hflip, color_jitter=args.color_jitter, erasing=args.erasing, cutout=args.cutout,
+        )
+        for name in names
+    )
+
+
+def test_view(args: Args) -> View:
+    """The view of evaluation."""
+    return build_view("test", image_size=args.image_size, resizing=args.val_resizing, mean=args.norm_mean, std=args.norm_std)
+
+
+def test_stream(pools: Pools, args: Args, device: torch.device) -> Stream:
+    """The test set, for any number of evaluations."""
+    limit = args.device_data_limit * 2**30
+    return evaluation_stream(
+        pools.test, test_view(args), device, batch_size=args.eval_batch_size, workers=args.workers, device_limit=limit
+    )
+
+
+def training_batches(method: Method, pools: Pools, args: Args, device: torch.device, start: int) -> Iterator[Batch]:
+    """Batch `start`, `start` + 1, ...: the same ones whoever asks."""
+    labeled_views = [name for name in method.labeled_views if name is not None]
+    wanted = [(pools.labeled, labeled_views, args.batch_size, LABELED)]
+    if method.unlabeled_views:
+        if not len(pools.unlabeled):
+            raise ValueError(f"{method.name} needs unlabelled images, and every image is labelled; use erm or fewer labels")
+        wanted.append((pools.unlabeled, method.unlabeled_views, args.batch_size * args.mu, UNLABELED))
+    streams, limit = [], args.device_data_limit * 2**30
+    for images, names, size, purpose in wanted:
+        order = EndlessOrder(len(images), size, args.seed, purpose)
+        plans = endless_plans(order, start, distributed.rank(), distributed.world_size())
+        streams.append(batches(images, training_views(tuple(names), args), plans, (args.seed, purpose), device, args.workers, limit))
+    empty = torch.empty(0, dtype=torch.int64, device=device)
+    for (x_l, y_l, _), *unlabeled in ahead(zip(*streams, strict=False), device):
+        x_u, hidden, idx_u = unlabeled[0] if unlabeled else ((), empty, empty)
+        made = iter(x_l)
+        x_l = tuple(None if name is None else next(made) for name in method.labeled_views)
+        yield Batch(x_l, y_l, x_u, idx_u, hidden)
