@@ -11,7 +11,7 @@ from pathlib import Path
 import bench
 import pytest
 import torch
-from benchmarks import harness, page
+from benchmarks import harness, page, scaling
 from benchmarks.harness import Options
 
 REPOSITORY = Path(__file__).parent.parent
@@ -110,3 +110,15 @@ def test_the_door_needs_no_path_edit():
         command = [sys.executable, "tools/bench.py", word]
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=REPOSITORY)
         assert done.returncode == code and "augment" in done.stdout + done.stderr
+
+
+def test_the_scaling_model_counts_real_networks_and_follows_its_formulas():
+    for network, arch in zip(scaling.NETWORKS, ("resnet50", "vit_base_patch16_224", "vit_huge_patch14_224"), strict=True):
+        weights, flops = scaling.count(arch)
+        assert network.weights == pytest.approx(weights, rel=1e-3) and network.flops == pytest.approx(flops, rel=1e-3)
+    resnet, _, huge = scaling.NETWORKS
+    assert scaling.sent(resnet, 1) == 0 and scaling.sent(resnet, 8) == pytest.approx(2 * 7 / 8 * 4 * resnet.weights)
+    assert scaling.sent(huge, 64) == pytest.approx(7 * 63 / 64 * 4 * huge.weights)
+    assert scaling.operations(resnet) == pytest.approx((224 + 3 * 256) * resnet.flops)
+    alone, node, many = (scaling.step(resnet, gpus, scaling.Hardware())["total"] for gpus in (1, 8, 64))
+    assert alone < node < many

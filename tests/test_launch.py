@@ -120,7 +120,7 @@ def wait_for(condition, process, seconds: float = 120) -> None:
 
 
 def test_sigterm_saves_and_exits_143_and_the_same_command_continues(tmp_path):
-    argv = ["fixmatch", *TINY, "--iters-per-epoch", "200", "--threshold", "0"]
+    argv = ["fixmatch", *TINY, "--iters-per-epoch", "60", "--threshold", "0"]
     process = start(*argv, "--log", "cut", "--print-freq", "1", cwd=tmp_path)
     wait_for(lambda: list(tmp_path.rglob("metrics.jsonl")), process)
     process.send_signal(signal.SIGTERM)

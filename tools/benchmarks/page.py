@@ -6,10 +6,11 @@ import json
 import re
 from pathlib import Path
 
-from benchmarks import harness
+from benchmarks import harness, scaling
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "performance.md"
 BLOCK = re.compile(r"(<!-- bench: (\w+) -->\n).*?(<!-- /bench -->)", re.DOTALL)
+MODEL = re.compile(r"(<!-- scaling -->\n).*?(<!-- /scaling -->)", re.DOTALL)
 
 
 def main(results: Path, page: Path = PAGE) -> int:
@@ -19,7 +20,8 @@ def main(results: Path, page: Path = PAGE) -> int:
 
 
 def refreshed(text: str, results: Path) -> str:
-    """`text` with every block between markers made anew; a pure function of the records."""
+    """`text` with every block between markers made anew; a pure function of the records and of the scaling model."""
+    text = MODEL.sub(lambda found: f"{found[1]}\n{scaling.table()}\n\n{found[2]}", text)
     return BLOCK.sub(lambda found: f"{found[1]}{block(found[2], results)}{found[3]}", text)
 
 
