@@ -8,8 +8,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ssl_bench import distributed
 
@@ -38,7 +36,7 @@ class GradientMean:
     def _fill_buckets(self, weights: list[Tensor], bucket_bytes: int) -> None:
         room, kind = 0, None
         for weight in reversed(weights):  # about the order in which backward finishes them
-            if isinstance(weight, DTensor):
+            if is_sharded(weight):
                 continue
             size = weight.numel() * weight.element_size()
             if size > room or weight.dtype != kind:
@@ -90,7 +88,7 @@ class GradientMean:
 def average_buffers(module: nn.Module) -> None:
     """Give every process the mean of the floating-point buffers: the statistics of BatchNorm, which each process takes from its
     own part of a batch."""
-    buffers = [b for b in module.buffers() if b.is_floating_point() and not isinstance(b, DTensor)]
+    buffers = [b for b in module.buffers() if b.is_floating_point() and not is_sharded(b)]
     if distributed.world_size() == 1 or not buffers:
         return
     flat = distributed.mean_(torch.cat([buffer.reshape(-1).float() for buffer in buffers]))
@@ -100,6 +98,7 @@ def average_buffers(module: nn.Module) -> None:
 
 def shard(network: nn.Module, device: torch.device) -> None:
     """Spread weights, gradients and optimiser state over all processes, block by block, in place (FSDP2, ZeRO-3)."""
+    from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
     mesh = init_device_mesh(device.type, (distributed.world_size(),))
@@ -117,14 +116,23 @@ def repeated_blocks(network: nn.Module) -> Iterator[nn.Module]:
                 yield from members
 
 
+def is_sharded(value: Any) -> bool:
+    """Whether `value` is a tensor of which this process holds a part."""
+    if distributed.world_size() == 1:
+        return False
+    from torch.distributed.tensor import DTensor  # takes most of a second, which one process does not need
+
+    return isinstance(value, DTensor)
+
+
 def local(weight: Tensor) -> Tensor:
     """This process's part of a sharded tensor; any other tensor itself."""
-    return weight.to_local() if isinstance(weight, DTensor) else weight
+    return weight.to_local() if is_sharded(weight) else weight
 
 
 def gathered(tree: Any) -> Any:
     """`tree` of dicts and lists with every sharded tensor whole.  Collective."""
-    if isinstance(tree, DTensor):
+    if is_sharded(tree):
         return tree.full_tensor()
     if isinstance(tree, dict):
         return type(tree)((key, gathered(value)) for key, value in tree.items())
@@ -156,7 +164,9 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
 def _placed_as(value: Any, reference: Tensor | None) -> Any:
     if not isinstance(value, Tensor) or reference is None or value.shape != reference.shape:
         return value
-    if isinstance(reference, DTensor):
+    if is_sharded(reference):
+        from torch.distributed.tensor import distribute_tensor
+
         return distribute_tensor(value.to(reference.device), reference.device_mesh, reference.placements, src_data_rank=None)
     # In the weight's memory order too: fused optimisers walk over both as if it were one, and a checkpoint may have another.
     return torch.empty_like(reference, dtype=value.dtype).copy_(value)
