@@ -9,14 +9,17 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
+import re
+import sys
 from collections.abc import Iterator
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-PATIENCE = datetime.timedelta(hours=1)  # one process may fetch or decode a data set while the others wait
+PATIENCE = datetime.timedelta(minutes=15)  # of a step's collectives: evaluations and checkpoints lie between them
+PATIENCE_LOADING = datetime.timedelta(days=2)  # one process may fetch and decode a data set while the others wait
 T = TypeVar("T")
 
 
@@ -39,6 +42,11 @@ def announced_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1")) if "MASTER_ADDR" in os.environ else 1
 
 
+def announced_rank() -> int:
+    """This process's number, known before they have met."""
+    return int(os.environ.get("RANK", "0")) if announced_size() > 1 else 0
+
+
 def local_rank() -> int:
     """Number of this process on its machine, and of its GPU there."""
     return int(os.environ.get("LOCAL_RANK", "0"))
@@ -46,7 +54,10 @@ def local_rank() -> int:
 
 @contextlib.contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
-    """Meet the processes torchrun started; nothing without torchrun, or when they have met.  LostProcess: one did not come."""
+    """Meet the processes torchrun started; nothing without torchrun, or when they have met.
+
+    LostProcess: one did not come.  After an error the group is left as it is (see `leave`).
+    """
     if announced_size() == 1 or dist.is_initialized():
         yield
         return
@@ -56,21 +67,36 @@ def process_group(device: torch.device) -> Iterator[None]:
         store = dist.PrefixStore(f"restart {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
+    yield
+    dist.destroy_process_group()
+
+
+def leave(code: int) -> NoReturn:
+    """End this process.  After an error on a GPU at once: NCCL would first wait for what its peers no longer send."""
+    if code and dist.is_initialized() and "nccl" in str(dist.get_backend_config()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 @contextlib.contextmanager
 def first_process_first() -> Iterator[None]:
     """Process 0 passes alone, then the first of every other machine, then the rest: what one fetched, the others find."""
+    if world_size() == 1:
+        yield
+        return
+    with _collective():
+        group = dist.new_group(backend="gloo", timeout=PATIENCE_LOADING)
     turn = 0 if rank() == 0 else 1 if local_rank() == 0 else 2
     for _ in range(turn):
-        barrier()
+        with _collective():
+            dist.all_reduce(torch.zeros(1), group=group)
     yield
     for _ in range(turn, 3):
-        barrier()
+        with _collective():
+            dist.all_reduce(torch.zeros(1), group=group)
+    dist.destroy_process_group(group)
 
 
 def barrier() -> None:
@@ -159,7 +185,13 @@ class Vote:
 def _collective() -> Iterator[None]:
     try:
         yield
-    except RuntimeError as error:  # gloo and NCCL raise bare RuntimeErrors, DistBackendError is one too
-        reason = " ".join(str(error).split())[-160:]
-        raise LostProcess(f"another process of this run is gone or does not answer (...{reason}); the same command continues "
-                          "from the last checkpoint") from error  # fmt: skip
+    except RuntimeError as error:  # gloo raises bare ones
+        text = " ".join(str(error).split())
+        if isinstance(error, torch.OutOfMemoryError) or not (isinstance(error, dist.DistError) or _LOST.search(text)):
+            raise
+        reason = _LOST.search(text)
+        raise LostProcess(f"another process of this run is gone or does not answer ({reason[0] if reason else text[:160]}); "
+                          "the same command continues from the last checkpoint") from error  # fmt: skip
+
+
+_LOST = re.compile(r"[Cc]onnection (closed|reset|refused)|[Tt]imed? ?out|[Bb]roken pipe|connectFullMesh failed|Socket closed|unhandled system error")

@@ -43,7 +43,7 @@ def launch(method: type[Method], argv: Sequence[str] | None = None) -> NoReturn:
     0: done (or was done already); 1: the run failed, one line says why; 2: the command line is wrong; 130/143: stopped by
     Ctrl-C/SIGTERM, the same command continues.
     """
-    sys.exit(run_command(method, sys.argv[1:] if argv is None else argv))
+    distributed.leave(run_command(method, sys.argv[1:] if argv is None else argv))
 
 
 def run_command(method: type[Method], argv: Sequence[str]) -> int:
@@ -53,7 +53,7 @@ def run_command(method: type[Method], argv: Sequence[str]) -> int:
         args, recipe = resolve(method, argv)
         check_shares(args, distributed.announced_size())
     except FlagError as error:
-        return _fail(prog, error, 2)
+        return 2 if distributed.announced_rank() else _fail(prog, error, 2)  # the same on every process
     if args.dry_run:
         print(json.dumps({"method": method.name, **dataclasses.asdict(args)}))
         return 0
@@ -73,10 +73,12 @@ def run_command(method: type[Method], argv: Sequence[str]) -> int:
 
 @contextlib.contextmanager
 def _one_voice() -> Iterator[None]:
-    """Of several processes the first prints."""
+    """Of several processes the first prints; an error of any is printed when this is left."""
     with contextlib.ExitStack() as stack:
         if distributed.rank():
-            stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w", encoding="utf-8"))))
+            nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
+            stack.enter_context(contextlib.redirect_stdout(nowhere))
+            stack.enter_context(contextlib.redirect_stderr(nowhere))
         yield
 
 
@@ -84,7 +86,7 @@ def _fail(prog: str, error: Exception, code: int) -> int:
     # A DataLoader worker's error carries its traceback in the message; its last line is the message itself.
     lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     message = re.sub(r"^[\w.]+\.\w+: ", "", lines[-1].strip())
-    prog += f" [process {os.environ['RANK']}]" if distributed.announced_size() > 1 else ""
+    prog += f" [process {distributed.announced_rank()}]" if distributed.announced_size() > 1 else ""
     print(f"{prog}: error: {message}" if code < 100 else f"{prog}: {message}", file=sys.stderr)
     return code
 
@@ -135,8 +137,7 @@ def train(method: type[Method], args: Args, recipe: Recipe, device: torch.device
         print(f"{path} is done already: {_headline(json.loads((path / 'result.json').read_text()))}")
         return 0
     training_views((*method.labeled_views, *method.unlabeled_views), args)  # a wrong policy string is known before any data
-    with distributed.first_process_first():
-        data, pools = _load(args, path / "split.npz")
+    data, pools = _load(args, path / "split.npz")
     print(f"{method.name} on {args.data} -> {path}\nrecipe {recipe.name}: {', '.join(recipe.sections) or 'bare defaults'}")
     if data.broken:
         print(f"{len(data.broken)} broken images left out, the first is {data.broken[0]}")
@@ -149,8 +150,9 @@ def train(method: type[Method], args: Args, recipe: Recipe, device: torch.device
         if not folder.done:
             stage_pools = with_true_labels(pools) if stage.true_labels else pools
             result = _train_stage(method, stage, stage_pools, folder, device, weights, recipe)
-            described = describe(method, args, recipe, stage_pools, device, len(data.broken), folder.environment())
-            folder.finish(described | result)
+            if folder.writes:
+                result |= describe(method, args, recipe, stage_pools, device, len(data.broken), folder.environment())
+            folder.finish(result)
         if len(stages) > 1:
             weights = read_weights(folder.checkpoints / "latest.pth")
     result = json.loads((folder.path / "result.json").read_text())
@@ -164,9 +166,12 @@ def _load(args: Args, saved: Path | None) -> tuple[DataSet, Pools]:
     """Data and pools; names are checked first, since loading may take long.  saved: the run's split.npz."""
     zoo.check_name(args.data)
     check_arch(args.arch)
-    data = zoo.load(args.data, args.root, download=args.download, skip_broken=args.skip_broken)
-    if args.cache != "none" and args.phase == "train":
-        data = with_cache(data, args.cache, args.cache_size, args.cache_dir, args.root)
+    with distributed.first_process_first():
+        data = full = zoo.load(args.data, args.root, download=args.download, skip_broken=args.skip_broken)
+        if args.cache != "none" and args.phase == "train":
+            data = with_cache(full, args.cache, args.cache_size, args.cache_dir, args.root)
+    if not distributed.minimum_(torch.tensor(int(data is not full))):
+        data = full  # all processes read the same pixels
     pools = make_pools(data, args.num_samples_per_class, args.seed, all_labeled=args.all_labeled, saved=saved)
     return data, pools
 
@@ -201,8 +206,7 @@ def _test(method: type[Method], args: Args, device: torch.device) -> int:
     weights = run.checkpoints / f"{which}.pth" if which in ("best", "latest") else Path(which)
     if not weights.is_file():
         raise FileNotFoundError(f"no checkpoint {weights}; train first with the same flags, or give --resume FILE")
-    with distributed.first_process_first():
-        _, pools = _load(args, None)
+    _, pools = _load(args, None)
     stage = method.stages(args)[-1]
     args = dataclasses.replace(stage.args, pretrained_backbone=None)
     instance = build(method, args, pools, pretrained=False)
@@ -228,7 +232,7 @@ def describe(
         seed=args.seed, arch=args.arch, pretrained=weights, recipe=recipe.name, recipe_hash=recipe.hash,
         args=dataclasses.asdict(args), args_hash=record.args_hash(method.name, args), identity=list(record.identity(args)),
         split_hash=pools.split_hash, commit=environment["commit"], packages=environment["packages"],
-        device=describe_device(device), processes=distributed.world_size(), finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        cached=pools.labeled.cached is not None, device=describe_device(device), processes=distributed.world_size(), finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )  # fmt: skip
 
 
@@ -236,6 +240,8 @@ def pick_device(name: str) -> torch.device:
     """``auto``: cuda, else mps, else cpu; under torchrun each process gets the GPU of its local rank.  ValueError: no such device."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if distributed.announced_size() > 1 and name not in ("cuda", "cpu"):
+        raise ValueError(f"--device {name} cannot be shared by {distributed.announced_size()} processes: use cuda (one GPU each) or cpu")
     if name == "cuda" and distributed.announced_size() > 1:
         if distributed.local_rank() >= torch.cuda.device_count():
             raise ValueError(f"this machine has {torch.cuda.device_count()} GPUs: use --nproc-per-node {torch.cuda.device_count()} or fewer")

@@ -32,7 +32,8 @@ def mean_class_accuracy(confusion: Tensor) -> float:
 
 
 class RunningMeans:
-    """Means of named device scalars since the last `pop`; `add` never waits for the device.  nan values are left out."""
+    """Means of named device scalars since the last `pop`, over steps (and micro-batches and processes, each counting once);
+    `add` never waits for the device.  nan values are left out."""
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}

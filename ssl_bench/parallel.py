@@ -31,7 +31,8 @@ class GradientMean:
         self._calls = self._expected = self._launched = 0
         self._last = False
         if distributed.world_size() > 1:
-            self._fill_buckets([p for o in optimizers for group in o.param_groups for p in group["params"]], bucket_bytes)
+            weights = dict.fromkeys(p for o in optimizers for group in o.param_groups for p in group["params"])  # each once
+            self._fill_buckets([weight for weight in weights if weight.requires_grad], bucket_bytes)
 
     def _fill_buckets(self, weights: list[Tensor], bucket_bytes: int) -> None:
         room, kind = 0, None
@@ -85,15 +86,15 @@ class GradientMean:
 
 
 @torch.no_grad()
-def average_buffers(module: nn.Module) -> None:
-    """Give every process the mean of the floating-point buffers: the statistics of BatchNorm, which each process takes from its
-    own part of a batch."""
-    buffers = [b for b in module.buffers() if b.is_floating_point() and not is_sharded(b)]
-    if distributed.world_size() == 1 or not buffers:
+def average_batch_norm(module: nn.Module) -> None:
+    """Give every process the mean of BatchNorm's running statistics, which each takes from its own part of a batch."""
+    if distributed.world_size() == 1:
         return
-    flat = distributed.mean_(torch.cat([buffer.reshape(-1).float() for buffer in buffers]))
-    parts = flat.split([buffer.numel() for buffer in buffers])
-    torch._foreach_copy_(buffers, [part.view(b.shape) for part, b in zip(parts, buffers, strict=True)])
+    norms = [norm for norm in module.modules() if isinstance(norm, nn.modules.batchnorm._BatchNorm)]
+    buffers = [b for norm in norms for b in (norm.running_mean, norm.running_var) if b is not None and not is_sharded(b)]
+    if buffers:
+        flat = distributed.mean_(torch.cat(buffers))
+        torch._foreach_copy_(buffers, list(flat.split([buffer.numel() for buffer in buffers])))
 
 
 def shard(network: nn.Module, device: torch.device) -> None:
@@ -112,7 +113,8 @@ def repeated_blocks(network: nn.Module) -> Iterator[nn.Module]:
     for container in network.modules():
         if isinstance(container, (nn.Sequential, nn.ModuleList)):
             members = list(container)
-            if len(members) > 1 and len({type(member) for member in members}) == 1 and any(True for _ in container.parameters()):
+            alike = len(members) > 1 and len({type(member) for member in members}) == 1
+            if alike and not isinstance(members[0], (nn.ModuleList, nn.ModuleDict)) and any(True for _ in container.parameters()):
                 yield from members
 
 
@@ -131,9 +133,11 @@ def local(weight: Tensor) -> Tensor:
 
 
 def gathered(tree: Any) -> Any:
-    """`tree` of dicts and lists with every sharded tensor whole.  Collective."""
+    """`tree` of dicts and lists with every sharded tensor whole and on the CPU of the first process; the others, which write
+    nothing, get None for it.  Collective; one tensor at a time, since all would not fit on a device."""
     if is_sharded(tree):
-        return tree.full_tensor()
+        whole = tree.full_tensor()
+        return whole.cpu() if distributed.rank() == 0 else None
     if isinstance(tree, dict):
         return type(tree)((key, gathered(value)) for key, value in tree.items())
     return type(tree)(map(gathered, tree)) if isinstance(tree, (list, tuple)) else tree

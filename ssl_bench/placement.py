@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import resource
 import sys
 from collections.abc import Iterator
@@ -16,8 +17,8 @@ from ssl_bench.ema import EMATeacher
 from ssl_bench.method import Method
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_CPU_ALLOCATOR = "can't allocate memory"  # CUDA has an exception type of its own, the others only a text
-_MPS_ALLOCATOR = "MPS backend out of memory"
+# The CUDA allocator has an exception type of its own; the others, and the driver below it, only a text.
+_NO_MEMORY = ("can't allocate memory", "MPS backend out of memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
 class OutOfMemory(RuntimeError):
@@ -42,12 +43,12 @@ def place(method: Method, args: Args, device: torch.device) -> Method:
         raise ValueError("--shard with --precision fp16 would scale each process's losses differently: use bf16")
     if args.cuda_graphs and device.type != "cuda":
         raise ValueError(f"--cuda-graphs needs a CUDA device, this is {device.type}")
+    if args.shard:  # block by block on its way to the device, which could not hold it whole
+        for network in networks(method):
+            parallel.shard(network, device)
     method.to(device)
     if args.channels_last and device.type in ("cuda", "cpu") and not args.shard:  # FSDP2 splits contiguous weights only
         method.to(memory_format=torch.channels_last)
-    if args.shard:
-        for network in networks(method):
-            parallel.shard(network, device)
     return method
 
 
@@ -72,26 +73,26 @@ def explained_memory(args: Args, device: torch.device) -> Iterator[None]:
     """Turn an allocator's error into OutOfMemory."""
     try:
         yield
-    except RuntimeError as error:
-        if isinstance(error, torch.OutOfMemoryError) or _CPU_ALLOCATOR in str(error) or _MPS_ALLOCATOR in str(error):
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(text in str(error) for text in _NO_MEMORY):
             raise OutOfMemory(f"out of memory on {device}: {remedy(args, distributed.world_size())}") from error
         raise
 
 
 def remedy(args: Args, processes: int) -> str:
-    """Which flag to set to what so that a step needs less memory."""
+    """Which flag to set to what so that a step needs less memory; first those with which the same run continues."""
     own = args.batch_size // processes
     smallest = 2 if args.bottleneck_dim else 1  # BatchNorm needs two images
     more = [n for n in range(args.accumulate + 1, own + 1) if own % n == 0 and own // n >= smallest]
-    now = f"{own // args.accumulate} labelled and {own // args.accumulate * args.mu} unlabelled images at a time"
+    same = [] if args.grad_checkpointing else ["--grad-checkpointing"]
     if more:
-        first = f"{now}; use --accumulate {more[0]} for {own // more[0]} and {own // more[0] * args.mu} at the same batch size"
-    else:
-        first = f"{now}; lower --batch-size to {max(processes * smallest, args.batch_size // 2)}"
-    others = ", ".join(
-        flag for flag, on in (("--precision bf16", args.precision != "fp32"), ("--grad-checkpointing", args.grad_checkpointing)) if not on
+        same.insert(0, f"--accumulate {more[0]} ({own // more[0]} and {own // more[0] * args.mu} at a time)")
+    same += ["a smaller --eval-batch-size if it was an evaluation"]
+    other = [f"--batch-size {max(processes * smallest, args.batch_size // 2)}"] + ["--precision bf16"] * (args.precision == "fp32")
+    now = f"{own // args.accumulate} labelled and {own // args.accumulate * args.mu} unlabelled images at a time"
+    return (
+        f"{now}; the run continues from its last checkpoint with {' or '.join(same)}; {' or '.join(other)} begins another run"
     )
-    return f"{first}{f' (also: {others})' if others else ''}; --eval-batch-size counts in evaluation; the checkpoints are kept"
 
 
 def forget_peak_memory(device: torch.device) -> None:
@@ -106,4 +107,8 @@ def peak_memory(device: torch.device) -> int:
     """Bytes: of the device on CUDA, else of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    with contextlib.suppress(OSError):  # getrusage's figure is inherited from the process that started this one
+        found = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
+        if found:
+            return 1024 * int(found[1])
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -15,7 +15,8 @@ def ahead(items: Iterable[Item], device: torch.device) -> Iterator[Item]:
     """The same items in the same order; on CUDA whatever making one launches runs beside the caller's own work.
 
     The caller asks for item k + 1 when it has launched its work on item k, which the device has hardly begun by then: copies
-    and views of k + 1 run beside it.  The caller's stream waits for them on the device, the host does not.
+    and views of k + 1 run beside it.  The caller's stream waits for them on the device; the host waits only for the
+    item before last.
     items: (nested) tuples or lists; tensors in them may be on any device.  Other devices: passed through.
     """
     if device.type != "cuda":
@@ -24,7 +25,11 @@ def ahead(items: Iterable[Item], device: torch.device) -> Iterator[Item]:
     side = torch.cuda.Stream(device)
     side.wait_stream(torch.cuda.current_stream(device))  # what exists already, such as resident pixels, was made there
     iterator = iter(items)
+    before: torch.cuda.Event | None = None  # the caller's work on the item before last is done
+    last: torch.cuda.Event | None = None
     while True:
+        if before is not None:
+            before.synchronize()  # two items ahead at most: where launches are few, the host would fill the memory with batches
         with torch.cuda.stream(side):
             try:
                 item = next(iterator)
@@ -37,6 +42,7 @@ def ahead(items: Iterable[Item], device: torch.device) -> Iterator[Item]:
             if tensor.is_cuda:
                 tensor.record_stream(caller)  # else its memory could be given to batch k + 1 while k is computed on
         yield item
+        before, last = last, torch.cuda.current_stream(device).record_event()
 
 
 def tensors_in(item: Any) -> Iterator[Tensor]:

@@ -30,10 +30,13 @@ KEPT_STATES = 2
 
 
 def identity(args: Args) -> dict[str, Any]:
-    """The arguments that make two runs the same run (not where it logs, how often it prints, on which device)."""
+    """The arguments that make two runs the same run (not where it logs, how often it prints, on which and how many devices)."""
     values = {name: getattr(args, name) for name, spec in flags.specs(type(args)).items() if spec.metadata["identity"]}
     if args.root is not None and (args.data == "ImageFolder" or ":" in args.data):
         values["root"] = os.path.realpath(os.path.expanduser(args.root))  # here the folder, not the name, says which images
+    values["accumulate"] = 1  # a step in parts is the same step; kept so that runs of 0.1.0 keep their names
+    if args.cuda_graphs:
+        values["compile"] = True
     if args.cache != "none":
         values["cache_size"] = args.cache_size  # on disk or in memory, the pixels are the same
     return values

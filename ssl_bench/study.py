@@ -24,7 +24,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ssl_bench import flags, launch, record, table
+from ssl_bench import distributed, flags, launch, record, table
 from ssl_bench.catalog import load_method, method_names
 from ssl_bench.interrupt import Interrupted, handling
 
@@ -216,7 +216,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         if options.jobs is not None and options.jobs < 1:
             raise flags.FlagError(f"--jobs must be >= 1, got {options.jobs}")
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if distributed.announced_size() > 1:
             raise flags.FlagError("a study starts its own processes: run it without torchrun (--jobs N for more at a time)")
         study = read_study(source)
         for key in ("methods", "num_samples_per_class", "seeds"):

@@ -69,11 +69,9 @@ class Trainer:
         # Dropout is a function of the step and the process: resume is exact, and no two processes drop the same.
         rank = distributed.rank()
         torch.manual_seed(seed_of(self.args.seed, STEP, self.step, *([rank] if rank else [])))
-        for optimizer in self.optimizers:
-            optimizer.zero_grad(set_to_none=True)
+        if self.args.cuda_graphs:
+            torch.compiler.cudagraph_mark_step_begin()  # from here on, what the graphs returned before may be overwritten
         for micro in batch.chunks(self.args.accumulate):
-            if self.args.cuda_graphs:
-                torch.compiler.cudagraph_mark_step_begin()  # from here on, outputs of the graphs may be overwritten
             with autocast(self.args, self.device):
                 logged = self.method.train_step(micro, self)
             if self.deferred:
@@ -87,6 +85,7 @@ class Trainer:
                 weights = [weight for group in optimizer.param_groups for weight in group["params"]]
                 torch.nn.utils.clip_grad_norm_(weights, self.args.clip_grad)
             self.scaler.step(optimizer)
+            optimizer.zero_grad(set_to_none=True)  # here, not before the next step: no evaluation or checkpoint then holds gradients
         self.scaler.update()
         self.method.after_step(self)
         self.step += 1
@@ -121,7 +120,7 @@ class Trainer:
 
     def state_dict(self, split_hash: dict[str, str]) -> dict[str, Any]:
         """Everything that resumes the run, whole on every process.  Collective: it also evens out what differs between them."""
-        parallel.average_buffers(self.method)
+        parallel.average_batch_norm(self.method)
         self.means.average()
         return dict(
             args_hash=args_hash(self.method.name, self.args), split_hash=split_hash, step=self.step,
@@ -156,11 +155,13 @@ def evaluate_method(
     """
 
     def predict(x: Tensor) -> Tensor:
+        if args.cuda_graphs:
+            torch.compiler.cudagraph_mark_step_begin()
         with autocast(args, device):  # around the network only: the view's arithmetic on pixels is exact
             return method.predict(x)
 
     method.eval()
-    parallel.average_buffers(method)
+    parallel.average_batch_norm(method)
     row = evaluate(predict, stream or test_stream(pools, args, device), len(pools.classes))
     method.train()
     return row

@@ -87,6 +87,22 @@ def gradients(calls: list[list[int]], bucket_bytes: int) -> None:
     print(json.dumps({"buckets": [len(bucket) for bucket in mean.buckets], "gradients": result}))
 
 
+def batch_norm() -> None:
+    """Print a BatchNorm's statistics before and after they are averaged, and a buffer of another module."""
+    import torch
+
+    from ssl_bench import distributed
+    from ssl_bench.parallel import average_batch_norm
+
+    net = torch.nn.Sequential(torch.nn.BatchNorm1d(2), torch.nn.BatchNorm1d(1), torch.nn.BatchNorm1d(3, track_running_stats=False))
+    net.register_buffer("queue", torch.tensor([float(distributed.rank())]))
+    for i, norm in enumerate(net[:2]):
+        norm.running_mean += distributed.rank() + i
+        norm.running_var *= 1 + 2 * distributed.rank()
+    average_batch_norm(net)
+    print(json.dumps({key: value.tolist() for key, value in net.state_dict().items() if "running" in key or key == "queue"}))
+
+
 def reductions() -> None:
     """Print what each collective of ssl_bench.distributed gives."""
     import torch

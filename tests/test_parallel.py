@@ -27,6 +27,22 @@ def test_gradients_are_means_however_many_terms_a_step_has(tmp_path, bucket_byte
         assert first["gradients"][step] == expected, step
 
 
+def test_statistics_of_batchnorm_become_the_mean_and_other_buffers_stay(tmp_path):
+    first, second = (json.loads(text) for text in ranks.run(2, [["batch_norm", []]], tmp_path))
+    assert (first.pop("queue"), second.pop("queue")) == ([0.0], [1.0])
+    assert first == second == {
+        "0.running_mean": [0.5, 0.5], "0.running_var": [2.0, 2.0], "1.running_mean": [1.5], "1.running_var": [2.0],
+    }  # fmt: skip
+
+
+def test_frozen_weights_and_weights_named_twice_are_hooked_once(monkeypatch):
+    monkeypatch.setattr(parallel.distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(parallel, "is_sharded", lambda _: False)
+    weight, frozen = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3), requires_grad=False)
+    mean = parallel.GradientMean([torch.optim.SGD([weight, frozen], lr=1.0), torch.optim.SGD([weight], lr=1.0)])
+    assert mean.buckets == [[weight]] and len(weight._post_accumulate_grad_hooks) == 1
+
+
 def test_alone_nothing_is_hooked():
     weight = nn.Parameter(torch.ones(3))
     mean = parallel.GradientMean([torch.optim.SGD([weight], lr=1.0)])

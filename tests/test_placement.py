@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from conftest import BN_FREE, LIVE, TINY, only_run, resolved
 
 from ssl_bench import catalog, launch
 from ssl_bench.placement import remedy
+from ssl_bench.record import run_path
 
 
 def test_convolutions_are_channels_last_unless_told_otherwise(tiny):
@@ -53,17 +56,37 @@ def test_flags_that_the_network_or_device_cannot_follow_are_refused(tmp_path, ca
     assert re.search(line, capfd.readouterr().err)
 
 
-def test_out_of_memory_says_which_flag_to_set_to_what():
+def test_out_of_memory_says_which_flag_to_set_to_what_and_which_keep_the_run():
     args = resolved("fixmatch", "--batch-size", "32", "--mu", "7")
     text = remedy(args, processes=1)
-    assert text.startswith("32 labelled and 224 unlabelled images at a time; use --accumulate 2 for 16 and 112 at the same batch size")
-    assert "--precision bf16" in text and "--grad-checkpointing" in text
-    assert "--accumulate 4 for 4 and 28" in remedy(resolved("fixmatch", "--batch-size", "32", "--mu", "7", "--accumulate", "2"), processes=2)
-    smallest = resolved("erm", "--batch-size", "4", "--accumulate", "2", "--precision", "bf16", "--grad-checkpointing")
-    assert "lower --batch-size to 2" in remedy(smallest, processes=1) and "also" not in remedy(smallest, processes=1)
+    assert text.startswith("32 labelled and 224 unlabelled images at a time; the run continues from its last checkpoint with ")
+    same, other = text.split("; ")[1:]
+    assert "--accumulate 2 (16 and 112 at a time)" in same and "--grad-checkpointing" in same
+    assert "--batch-size 16 or --precision bf16" in other
+    halved = resolved("fixmatch", "--batch-size", "32", "--mu", "7", "--accumulate", "2")
+    assert "--accumulate 4 (4 and 28 at a time)" in remedy(halved, processes=2)
+    smallest = remedy(resolved("erm", "--batch-size", "4", "--accumulate", "2", "--precision", "bf16", "--grad-checkpointing"), processes=1)
+    assert "--accumulate" not in smallest and "--grad" not in smallest and "--batch-size 2 begins another run" in smallest
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), RuntimeError("... can't allocate memory")])
+def test_what_saves_memory_keeps_the_run_and_runs_of_the_first_release_keep_their_names():
+    base = run_path("fixmatch", resolved("fixmatch"))
+    for flags in (["--accumulate", "2"], ["--grad-checkpointing"], ["--eval-batch-size", "8"], ["--concat"], ["--shard"]):
+        assert run_path("fixmatch", resolved("fixmatch", *flags)) == base
+    assert run_path("fixmatch", resolved("fixmatch", "--cuda-graphs")) == run_path("fixmatch", resolved("fixmatch", "--compile")) != base
+    assert base.name == "0-c081e9e0c934"
+
+
+def test_peak_memory_is_this_process_own_not_that_of_its_parent():
+    bloat = torch.ones(400 * 2**18)  # 400 MiB
+    code = "import torch; from ssl_bench.placement import peak_memory; print(peak_memory(torch.device('cpu')) / 2**20)"
+    child = float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    held = torch.ones(300 * 2**18)
+    again = float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    assert bloat.numel() and held.numel() and abs(again - child) < 60
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), RuntimeError("... can't allocate memory"), MemoryError()])
 def test_a_run_that_runs_out_of_memory_keeps_its_checkpoints_and_says_what_to_do(tmp_path, monkeypatch, capfd, error):
     method = catalog.load_method("fixmatch")
     original = method.train_step
@@ -77,10 +100,10 @@ def test_a_run_that_runs_out_of_memory_keeps_its_checkpoints_and_says_what_to_do
     monkeypatch.setattr(method, "train_step", fails_late)
     assert launch.run_command(method, argv) == 1
     message = capfd.readouterr().err
-    assert message.count("\n") == 1 and "out of memory on cpu: 8 labelled and 8 unlabelled images at a time; use --accumulate 2" in message
+    assert message.count("\n") == 1 and "out of memory on cpu: 8 labelled and 8 unlabelled images at a time" in message and "--accumulate 2" in message
     assert (only_run(tmp_path) / "checkpoints" / "state-00000004.pt").is_file()
     monkeypatch.setattr(method, "train_step", original)
-    assert launch.run_command(method, argv) == 0
+    assert launch.run_command(method, [*argv, "--accumulate", "2", "--grad-checkpointing"]) == 0  # as the message said
     assert "continuing" in capfd.readouterr().out
 
 

@@ -118,8 +118,8 @@ def memory_copy(batch: int, size: int) -> Callable[[], None]:
     return lambda: target.copy_(source)
 
 
-def peer_views(size: int, policy: str) -> tuple[transforms.Compose, transforms.Compose]:
-    """TLlib's weak and strong pipelines at `size`, the resize dropped as ours drops it."""
+def peer_views(size: int, policy: str, resized: bool = False) -> tuple[transforms.Compose, transforms.Compose]:
+    """TLlib's weak and strong pipelines at `size`; padded crops, the resize dropped as ours drops it, or resized crops."""
     pad = max(1, size // 8)
     fill = tuple(round(255 * m) for m in MEAN)
     randaugment = auto_augment.rand_augment_transform(
@@ -128,7 +128,8 @@ def peer_views(size: int, policy: str) -> tuple[transforms.Compose, transforms.C
     for op in randaugment.ops:
         if op.aug_fn is auto_augment.posterize:
             op.aug_fn = posterize
-    head = [transforms.RandomCrop(size, padding=pad, padding_mode="reflect"), transforms.RandomHorizontalFlip()]
+    padded = transforms.RandomCrop(size, padding=pad, padding_mode="reflect")
+    head = [transforms.RandomResizedCrop(size, scale=(0.2, 1.0)) if resized else padded, transforms.RandomHorizontalFlip()]
     tail = [transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
     return transforms.Compose(head + tail), transforms.Compose([*head, randaugment, *tail])
 

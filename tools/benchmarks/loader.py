@@ -21,11 +21,9 @@ from typing import Any
 import numpy as np
 import torch
 from benchmarks import harness
-from benchmarks.augment import MEAN, POLICY, STD, posterize
+from benchmarks.augment import MEAN, POLICY, STD, peer_views
 from benchmarks.harness import Options, Row, seconds
 from PIL import Image
-from timm.data import auto_augment
-from torchvision import transforms
 
 from ssl_bench.augment.views import View, build_view
 from ssl_bench.datasets import decode, pixel_file
@@ -181,14 +179,7 @@ def hosts_share(images: Images) -> Callable[[], None]:
 
 
 def whole_pipeline(paths: Sequence[str]) -> Callable[[], None]:
-    fill = tuple(round(255 * m) for m in MEAN)
-    policy = auto_augment.rand_augment_transform(POLICY, {"translate_const": 100, "img_mean": fill})
-    for op in policy.ops:
-        if op.aug_fn is auto_augment.posterize:
-            op.aug_fn = posterize
-    head = [transforms.RandomResizedCrop(SIZE, scale=(0.2, 1.0)), transforms.RandomHorizontalFlip()]
-    tail = [transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
-    weak, strong = transforms.Compose(head + tail), transforms.Compose([*head, policy, *tail])
+    weak, strong = peer_views(SIZE, POLICY, resized=True)
 
     def theirs() -> None:
         for first in range(0, len(paths), BATCH):

@@ -80,7 +80,7 @@ def suite_loop(s: Setup) -> Update:
 
 def bare_loop(s: Setup) -> Update:
     """ERM's or FixMatch's step by hand: the same network in the same memory format, the same views, the same order of
-    backwards; indices by torch.randint, plain SGD; nothing checked, counted or logged."""
+    backwards; indices by torch.randint, the same fused SGD; nothing checked, counted or logged."""
     model, draw, optimizer = _by_hand(s)
     args = s.args
 
@@ -116,7 +116,8 @@ def bare_loop(s: Setup) -> Update:
 def published_loop(s: Setup) -> Update:
     """FixMatch as it is published: one forward of labelled weak, unlabelled weak and unlabelled strong views together, in
     NCHW and fp32, with gradients through the weak views too; one backward; plain SGD with Nesterov momentum."""
-    model, draw, optimizer = _by_hand(s, torch.contiguous_format)
+    model, draw, _ = _by_hand(s, torch.contiguous_format)
+    optimizer = plain_sgd(model, s.args)
 
     def update() -> None:
         (x, _), y = draw.labeled(strong=False)
@@ -165,11 +166,11 @@ class _Draw:
 def _by_hand(s: Setup, memory_format: torch.memory_format | None = None) -> tuple[nn.Module, _Draw, torch.optim.Optimizer]:
     model = s.build().model
     model = model if memory_format is None else model.to(memory_format=memory_format)
-    optimizer = plain_sgd(model, s.args)
+    optimizer = plain_sgd(model, s.args, fused=s.device.type in ("cpu", "cuda"))  # as the suite's
     if s.args.compile:
         model.compile()
     return model, _Draw(s), optimizer
 
 
-def plain_sgd(model: nn.Module, args: Args) -> torch.optim.Optimizer:
-    return torch.optim.SGD(model.parameters(), lr=args.lr, momentum=0.9, nesterov=True, weight_decay=args.wd)
+def plain_sgd(model: nn.Module, args: Args, fused: bool = False) -> torch.optim.Optimizer:
+    return torch.optim.SGD(model.parameters(), lr=args.lr, momentum=0.9, nesterov=True, weight_decay=args.wd, fused=fused)

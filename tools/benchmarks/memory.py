@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -10,6 +9,8 @@ from pathlib import Path
 
 import torch
 from benchmarks.loops import bare_loop, setup, suite_loop
+
+from ssl_bench.placement import peak_memory
 
 
 def peak_in_a_process(which: str, device: torch.device, flags: Sequence[str], steps: int) -> float:
@@ -25,10 +26,7 @@ def main(argv: Sequence[str]) -> None:
     update = {"suite": suite_loop, "bare": bare_loop}[which](setup("fixmatch", flags, device))
     for _ in range(int(steps)):
         update()
-    if device.type == "cuda":
-        print(torch.cuda.max_memory_allocated(device) / 2**20)
-    else:
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10))
+    print(peak_memory(device) / 2**20)
 
 
 if __name__ == "__main__":

@@ -110,7 +110,7 @@ class _Pairs(torch.utils.data.IterableDataset):
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, int]]:
         worker = torch.utils.data.get_worker_info()
         random = np.random.default_rng(worker.id if worker else 0)
-        weak, strong = peer_views(self.size, POLICY)
+        weak, strong = peer_views(self.size, POLICY, resized=self.size > 32)
         while True:
             k = int(random.integers(len(self.targets)))
             image = Image.fromarray(self.pixels[k])

@@ -1,0 +1,65 @@
+"""What only a CUDA device can show; skipped without one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import BN_FREE, LIVE, TINY
+
+from ssl_bench import catalog, launch
+from ssl_bench.feed import training_batches
+from ssl_bench.placement import compile_networks, place
+from ssl_bench.pools import make_pools
+from ssl_bench.trainer import Trainer
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+METHODS = catalog.method_names()
+
+
+def trainer_on_gpu(name: str, digits, *argv: str):
+    """(trainer, its batches), the tiny run of conftest on the GPU."""
+    device = torch.device("cuda")
+    method = catalog.load_method(name)
+    args, _ = launch.resolve(method, [*TINY, *LIVE[name], "--device", "cuda", *argv])
+    pools = make_pools(digits, args.num_samples_per_class, args.seed)
+    built = place(launch.build(method, args, pools, pretrained=False), args, device).train()
+    trainer = Trainer(built, args, device)
+    compile_networks(built, args)
+    return trainer, training_batches(built, pools, args, device, 0)
+
+
+def losses(trainer, batches, steps: int) -> list[dict[str, float]]:
+    rows = []
+    for _ in range(steps):
+        trainer.update(next(batches))
+        rows.append(trainer.means.pop())
+    return rows
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("name", METHODS)
+def test_nothing_in_a_step_waits_for_the_device(digits, name, precision):
+    trainer, batches = trainer_on_gpu(name, digits, "--precision", precision, "--color-jitter", "0.4", "--erasing", "0.5", "--cutout", "0.3")
+    losses(trainer, batches, 3)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(3):
+            trainer.update(next(batches))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("flags", [["--compile"], ["--cuda-graphs"], ["--cuda-graphs", "--accumulate", "2"], ["--concat", "--cuda-graphs"]])
+@pytest.mark.parametrize("name", METHODS)
+def test_compiled_and_replayed_equal_eager(digits, name, flags):
+    eager, other = (losses(*trainer_on_gpu(name, digits, *BN_FREE, *more), 6) for more in ([], flags))
+    for a, b in zip(eager, other, strict=True):
+        assert a == pytest.approx(b, rel=1e-3, nan_ok=True)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_gpu_follows_the_cpu(digits, tiny, name):
+    """Batches are drawn on the host: the same images on any device."""
+    ours, theirs = losses(*trainer_on_gpu(name, digits, *BN_FREE), 3), tiny(name, *BN_FREE).steps(3)
+    for a, b in zip(ours, theirs, strict=True):
+        assert a == pytest.approx(b, rel=1e-3, nan_ok=True)
