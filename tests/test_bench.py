@@ -120,3 +120,16 @@ def test_the_scaling_model_counts_real_networks_and_follows_its_formulas():
     assert scaling.operations(resnet) == pytest.approx((224 + 3 * 256) * resnet.flops)
     alone, node, many = (scaling.step(resnet, gpus, scaling.Hardware())["total"] for gpus in (1, 8, 64))
     assert alone < node < many
+
+
+def test_some_rows_of_a_record_can_be_measured_again(tmp_path):
+    with harness.threads(1):
+        first = harness.report("step", [harness.figure(case, [1.0], unit="s") for case in "ab"], Options(command="all"))
+        again = harness.report("step", [harness.figure(case, [2.0], unit="s") for case in "bc"], Options(command="some"))
+    path = harness.write(first, tmp_path)
+    rows = harness.updated(again, tmp_path)["rows"]
+    assert [(row["case"], row["values"]["median"]) for row in rows] == [("a", 1.0), ("b", 2.0), ("c", 2.0)]
+    assert "measured" not in rows[0] and rows[1]["measured"].endswith(", some")
+    path.write_text(json.dumps({**first, "versions": {"torch": "0"}}))
+    with pytest.raises(ValueError, match="another machine or with other versions"):
+        harness.updated(again, tmp_path)

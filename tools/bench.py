@@ -33,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--device", default="auto", help="cpu, cuda or auto (default: %(default)s)")
     add("--only", default="", metavar="TEXT", help="rows whose case contains TEXT; the file is then not written")
     add("--tiny", action="store_true", help="least work, to try the command; the file is then not written")
+    add("--update", action="store_true", help="with --only: put those rows into the file that is there")
     add("--out", type=Path, metavar="FOLDER", help="where the JSON goes (default: results/bench)")
     given = parser.parse_args(argv)
     if given.what == "page":
@@ -45,8 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = harness.Options(given.rounds, given.threads, given.device, given.tiny, given.only, command)
     record = importlib.import_module(f"benchmarks.{given.what}").run(options)
     print(f"{harness.heading(record)}\n\n{harness.table(record)}")
-    folder = given.out or (None if given.tiny or given.only else RESULTS)
+    folder = given.out or (None if given.tiny or (given.only and not given.update) else RESULTS)
     if folder is not None:
+        record = harness.updated(record, folder) if given.update else record
         print(f"\nwrote {harness.write(record, folder)}")
     return 0
 
@@ -54,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _shown(given: argparse.Namespace) -> str:
     """The command line without the folder, which is the machine's own."""
     flags = [f"--{name} {value}" for name in ("rounds", "threads", "only") if (value := getattr(given, name))]
+    flags = [f"{name} '{given.only}'" if (name := flag.split()[0]) == "--only" else flag for flag in flags]
+    flags += ["--update"] * given.update
     flags += [f"--device {given.device}"] * (given.device != "auto") + ["--tiny"] * given.tiny
     return " ".join([given.what, *flags])
 

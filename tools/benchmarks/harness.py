@@ -206,6 +206,18 @@ def write(record: dict[str, Any], folder: Path) -> Path:
     return path
 
 
+def updated(record: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The record in `folder` with the rows of `record` in place of those of the same case (new cases come last), each with the
+    command and the date of its own.  ValueError: it is of another machine or of other versions."""
+    path = path_of(record, folder)
+    old = json.loads(path.read_text())
+    if (old["machine"], old["versions"]) != (record["machine"], record["versions"]):
+        raise ValueError(f"{path} was measured on another machine or with other versions: measure all rows")
+    rows = {(row["case"], row.get("of")): {**row, "measured": f"{record['date']}, {record['command']}"} for row in record["rows"]}
+    kept = [rows.pop((row["case"], row.get("of")), row) for row in old["rows"]]
+    return {**old, "rows": kept + list(rows.values())}
+
+
 # Printing
 
 

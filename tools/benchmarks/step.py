@@ -72,14 +72,17 @@ def _cost_of_the_suite(options: Options, device: torch.device, networks: dict[st
 
 def _against_the_published_loop(options: Options, device: torch.device) -> list[Row]:
     rows = []
-    for precision, goal in (("fp32", ">= 1.7"), ("bf16", ">= 2.6")):
-        case = f"FixMatch WRN-28-2, B 16, mu 7, {precision}"
+    for precision, more, goal in (("fp32", [], ">= 1.7"), ("fp32", ["--compile"], ">= 1.7"), ("bf16", [], ">= 2.6")):
+        case = " ".join([f"FixMatch WRN-28-2, B 16, mu 7, {precision}", *more])
+        if options.tiny and more:
+            continue  # compiling takes minutes
         if not options.wants(case):
             continue
         s, published = (
-            setup("fixmatch", [*(TINY if options.tiny else WRN), "--precision", p], device) for p in (precision, "fp32")
+            setup("fixmatch", [*(TINY if options.tiny else WRN), *flags], device)
+            for flags in (["--precision", precision, *more], ["--precision", "fp32"])
         )
-        a = (f"suite, {precision}", seconds(suite_loop(s), 1, device))
+        a = (", ".join(["suite", precision, *more]), seconds(suite_loop(s), 1, device))
         b = ("published loop, fp32", seconds(published_loop(published), 1, device))
         emulated = precision == "bf16" and device.type == "cpu" and not BF16 & {*harness.machine()["flags"]}
         rounds, warm_up = (options.rounds_or(2), 0) if emulated else (options.rounds_or(11), 2)  # minutes a step, emulated
