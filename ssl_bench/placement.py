@@ -43,6 +43,8 @@ def place(method: Method, args: Args, device: torch.device) -> Method:
         raise ValueError("--shard with --precision fp16 would scale each process's losses differently: use bf16")
     if args.cuda_graphs and device.type != "cuda":
         raise ValueError(f"--cuda-graphs needs a CUDA device, this is {device.type}")
+    if args.precision == "bf16" and device.type == "cpu" and torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "AVX2"):
+        print("note: this CPU has no bf16 arithmetic: --precision bf16 is emulated, and many times slower than fp32")
     if args.shard:  # block by block on its way to the device, which could not hold it whole
         for network in networks(method):
             parallel.shard(network, device)

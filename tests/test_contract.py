@@ -315,6 +315,7 @@ def test_checkpointed_activations_train_the_same_weights(tiny, name):
 def test_compiled_equals_eager_in_one_graph_a_forward_and_compiles_no_more_after_three_steps(tiny, name):
     eager, compiled = tiny(name, *BN_FREE), tiny(name, *BN_FREE, "--compile")
     torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
     compile_networks(compiled.method, compiled.args)
     for a, b in zip(eager.steps(3), compiled.steps(3), strict=True):
         assert a == pytest.approx(b, rel=1e-4, nan_ok=True)
