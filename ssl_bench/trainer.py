@@ -68,7 +68,7 @@ class Trainer:
         self._set_learning_rate()
         # Dropout is a function of the step and the process: resume is exact, and no two processes drop the same.
         rank = distributed.rank()
-        torch.manual_seed(seed_of(self.args.seed, STEP, self.step, *([rank] if rank else [])))
+        _seed(seed_of(self.args.seed, STEP, self.step, *([rank] if rank else [])), self.device)
         if self.args.cuda_graphs:
             torch.compiler.cudagraph_mark_step_begin()  # from here on, what the graphs returned before may be overwritten
         for micro in batch.chunks(self.args.accumulate):
@@ -144,6 +144,15 @@ class Trainer:
         self.means.load_state_dict(state["means"])
         for name in ("step", "evaluations", "train_seconds", "images_seen"):
             setattr(self, name, state[name])
+
+
+def _seed(seed: int, device: torch.device) -> None:
+    """torch.manual_seed for the generators that a step on `device` draws from; that one asks every kind of device, for 0.3 ms."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)
 
 
 def evaluate_method(
