@@ -187,9 +187,10 @@ def _collective() -> Iterator[None]:
         yield
     except RuntimeError as error:  # gloo raises bare ones
         text = " ".join(str(error).split())
-        if isinstance(error, torch.OutOfMemoryError) or not (isinstance(error, dist.DistError) or _LOST.search(text)):
-            raise
         reason = _LOST.search(text)
+        theirs = isinstance(error, dist.DistError) or reason is not None or "gloo" in text or "NCCL" in text
+        if isinstance(error, torch.OutOfMemoryError) or not theirs:
+            raise
         raise LostProcess(f"another process of this run is gone or does not answer ({reason[0] if reason else text[:160]}); "
                           "the same command continues from the last checkpoint") from error  # fmt: skip
 
