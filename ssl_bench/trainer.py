@@ -85,6 +85,7 @@ class Trainer:
                 weights = [weight for group in optimizer.param_groups for weight in group["params"]]
                 torch.nn.utils.clip_grad_norm_(weights, self.args.clip_grad)
             self.scaler.step(optimizer)
+        for optimizer in self.optimizers:  # after all have stepped: two may share a weight
             optimizer.zero_grad(set_to_none=True)  # here, not before the next step: no evaluation or checkpoint then holds gradients
         self.scaler.update()
         self.method.after_step(self)
