@@ -90,19 +90,16 @@ def first_process_first() -> Iterator[None]:
         group = dist.new_group(backend="gloo", timeout=PATIENCE_LOADING)
     turn = 0 if rank() == 0 else 1 if local_rank() == 0 else 2
     for _ in range(turn):
-        with _collective():
-            dist.all_reduce(torch.zeros(1), group=group)
+        barrier(group)
     yield
     for _ in range(turn, 3):
-        with _collective():
-            dist.all_reduce(torch.zeros(1), group=group)
+        barrier(group)
     dist.destroy_process_group(group)
 
 
-def barrier() -> None:
-    """Wait until every process is here."""
-    if world_size() > 1:
-        sum_(torch.zeros(1))  # over gloo: NCCL's own barrier would wait for the GPU
+def barrier(group: dist.ProcessGroup | None = None) -> None:
+    """Wait until every process is here; group: one of other patience than the run's."""
+    _reduce(torch.zeros(1), dist.ReduceOp.SUM, group)  # over gloo: NCCL's own barrier would wait for the GPU
 
 
 def sum_(tensor: Tensor) -> Tensor:
@@ -130,10 +127,10 @@ def agree(value: T) -> T:
     return said[0]
 
 
-def _reduce(tensor: Tensor, operation: dist.ReduceOp) -> Tensor:
+def _reduce(tensor: Tensor, operation: dist.ReduceOp, group: dist.ProcessGroup | None = None) -> Tensor:
     if world_size() > 1:
         with _collective():
-            dist.all_reduce(tensor, operation)
+            dist.all_reduce(tensor, operation, group=group)
     return tensor
 
 
