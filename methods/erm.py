@@ -12,7 +12,6 @@ from torch import Tensor
 from ssl_bench.args import TwoViewArgs
 from ssl_bench.flags import flag
 from ssl_bench.launch import launch
-from ssl_bench.losses import two_view_cross_entropy
 from ssl_bench.method import Batch, Loop, Method, Stage
 
 
@@ -31,12 +30,7 @@ class ERM(Method):
         return [Stage("train", args, true_labels=args.oracle)]
 
     def train_step(self, batch: Batch, loop: Loop) -> dict[str, Tensor]:
-        x_l, x_l_strong = batch.x_l
-        y = self.forwards(x_l, x_l_strong)
-        y_l, y_l_strong = next(y), next(y)   # (B, C) each
-        loss = two_view_cross_entropy(y_l, y_l_strong, batch.y_l, self.args.trade_off_cls_strong)
-        loop.backward(loss, "cls_loss")
-        return {"cls_loss": loss, "cls_acc": (y_l.argmax(dim=1) == batch.y_l).float().mean()}
+        return self.supervised(self.forwards(*batch.x_l), batch.y_l, loop)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -16,7 +16,7 @@ from ssl_bench.args import TwoViewArgs
 from ssl_bench.ema import EMATeacher, capped_decay
 from ssl_bench.flags import flag
 from ssl_bench.launch import launch
-from ssl_bench.losses import two_view_cross_entropy
+from ssl_bench.losses import hidden_accuracy
 from ssl_bench.method import Batch, Loop, Method, Task
 from ssl_bench.schedules import sigmoid_ramp
 
@@ -45,9 +45,7 @@ class MeanTeacher(Method):
     def train_step(self, batch: Batch, loop: Loop) -> dict[str, Tensor]:
         (x_l, x_l_strong), (x_u, x_u_teacher) = batch.x_l, batch.x_u
         y = self.forwards(x_l, x_l_strong, x_u)
-        y_l, y_l_strong = next(y), next(y)   # (B, C) each
-        cls_loss = two_view_cross_entropy(y_l, y_l_strong, batch.y_l, self.args.trade_off_cls_strong)
-        loop.backward(cls_loss, "cls_loss")
+        logged = self.supervised(y, batch.y_l, loop)
 
         with torch.no_grad():
             p_u_teacher = self.teacher(x_u_teacher).softmax(dim=1)          # (mu B, C)
@@ -57,17 +55,7 @@ class MeanTeacher(Method):
         weight = self.args.trade_off_con * sigmoid_ramp(loop.epoch, self.args.warm_up_epochs)
         con_loss = weight * self.args.batch_size * self.args.mu * distance
         loop.backward(con_loss, "con_loss")
-        return {
-            "cls_loss": cls_loss,
-            "con_loss": con_loss,
-            "cls_acc": (y_l.argmax(dim=1) == batch.y_l).float().mean(),
-            "teacher_acc": self._accuracy(p_u_teacher, batch.y_u_hidden),
-        }
-
-    @staticmethod
-    def _accuracy(p_u: Tensor, y_u_hidden: Tensor) -> Tensor:
-        known = y_u_hidden >= 0
-        return ((p_u.argmax(dim=1) == y_u_hidden) & known).sum() / known.sum()  # nan: no labels to compare with
+        return logged | {"con_loss": con_loss, "teacher_acc": hidden_accuracy(p_u_teacher, batch.y_u_hidden)}
 
     def after_step(self, loop: Loop) -> None:
         self.teacher.update(self.model, capped_decay(loop.step + 1, self.args.alpha))

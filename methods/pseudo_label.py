@@ -13,7 +13,7 @@ from torch import Tensor
 from ssl_bench.args import TwoViewArgs
 from ssl_bench.flags import flag
 from ssl_bench.launch import launch
-from ssl_bench.losses import confident_pseudo_labels, masked_cross_entropy, pseudo_label_metrics, two_view_cross_entropy
+from ssl_bench.losses import confident_pseudo_labels, masked_cross_entropy, pseudo_label_metrics
 from ssl_bench.method import Batch, Loop, Method
 
 
@@ -33,20 +33,13 @@ class PseudoLabel(Method):
     def train_step(self, batch: Batch, loop: Loop) -> dict[str, Tensor]:
         (x_l, x_l_strong), (x_u,) = batch.x_l, batch.x_u
         y = self.forwards(x_l, x_l_strong, x_u)
-        y_l, y_l_strong = next(y), next(y)   # (B, C) each
-        cls_loss = two_view_cross_entropy(y_l, y_l_strong, batch.y_l, self.args.trade_off_cls_strong)
-        loop.backward(cls_loss, "cls_loss")
+        logged = self.supervised(y, batch.y_l, loop)
 
         y_u = next(y)                        # (mu B, C)
         mask, pseudo = confident_pseudo_labels(y_u, self.args.threshold)  # (mu B,), (mu B,)
         self_training_loss = self.args.trade_off_self_training * masked_cross_entropy(y_u, pseudo, mask)
         loop.backward(self_training_loss, "self_training_loss")
-        return {
-            "cls_loss": cls_loss,
-            "self_training_loss": self_training_loss,
-            "cls_acc": (y_l.argmax(dim=1) == batch.y_l).float().mean(),
-            **pseudo_label_metrics(mask, pseudo, batch.y_u_hidden),
-        }
+        return logged | {"self_training_loss": self_training_loss, **pseudo_label_metrics(mask, pseudo, batch.y_u_hidden)}
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -64,9 +64,11 @@ class Args:
     optimizer: str = flag("sgd", "SGD with Nesterov momentum 0.9, or AdamW", group="optimisation", choices=("sgd", "adamw"))
     lr: float = flag(0.003, "learning rate of the head", names=("--learning-rate",), group="optimisation", gt=0)
     lr_scheduler: str = flag(
-        "exp", "(1 + gamma k)^-decay, or cos(7 pi k / 16 K); k: step of K", group="optimisation", choices=("exp", "cos", "constant")
+        "exp", "(1 + gamma k)^-decay, or cos(7 pi k / 16 K), k: step of K; step: times gamma at the --milestones", group="optimisation",
+        choices=("exp", "cos", "step", "constant"),
     )
-    lr_gamma: float = flag(0.0004, "gamma of the exp schedule, 1/step", group="optimisation", ge=0)
+    lr_gamma: float = flag(0.0004, "gamma of the exp schedule, 1/step; factor of the step schedule", group="optimisation", ge=0)
+    milestones: tuple[int, ...] = flag((12, 24, 36, 48), "epochs at which the step schedule acts", group="optimisation", ge=1)
     lr_decay: float = flag(0.75, "exponent of the exp schedule", group="optimisation", ge=0)
     lr_warmup_epochs: float = flag(0.0, "linear warm-up of the learning rate, epochs", group="optimisation", ge=0)
     wd: float = flag(5e-4, "weight decay on every parameter", names=("--weight-decay",), group="optimisation", ge=0)

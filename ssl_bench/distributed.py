@@ -117,6 +117,16 @@ def minimum_(tensor: Tensor) -> Tensor:
     return _reduce(tensor, dist.ReduceOp.MIN)
 
 
+def gather_rows(part: Tensor) -> Tensor:
+    """The rows of all processes in the order of the global batch, of which each holds every world-th row."""
+    if world_size() == 1:
+        return part
+    parts = [torch.empty_like(part, memory_format=torch.contiguous_format) for _ in range(world_size())]
+    with _collective():
+        dist.all_gather(parts, part.contiguous())
+    return torch.stack(parts, dim=1).flatten(0, 1)
+
+
 def agree(value: T) -> T:
     """What process 0 says; for decisions that depend on files."""
     if world_size() == 1:

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
+from torch import Tensor, nn
 
 from ssl_bench import distributed
 from ssl_bench.args import Args
 from ssl_bench.augment.views import View, build_view
+from ssl_bench.datasets.images import Images
 from ssl_bench.evaluate import evaluation_stream
 from ssl_bench.method import Batch, Method
 from ssl_bench.pools import Pools
 from ssl_bench.prefetch import ahead
-from ssl_bench.streams import LABELED, UNLABELED, EndlessOrder, Stream, batches, endless_plans
+from ssl_bench.streams import LABELED, PREDICTED, UNLABELED, EndlessOrder, Stream, batches, endless_plans, sequential_plans
 
 
 def training_views(names: tuple[str, ...], args: Args) -> tuple[View, ...]:
@@ -59,3 +61,17 @@ def training_batches(method: Method, pools: Pools, args: Args, device: torch.dev
         made = iter(x_l)
         x_l = tuple(None if name is None else next(made) for name in method.labeled_views)
         yield Batch(x_l, y_l, x_u, idx_u, hidden)
+
+
+@torch.no_grad()
+def predictions(network: nn.Module, images: Images, view: str, args: Args) -> Tensor:
+    """Logits (N, C) of one draw of `view` of every image, in the order of `images`, on the network's device.  Collective."""
+    device = next(network.parameters()).device
+    plans = list(sequential_plans(len(images), args.eval_batch_size, distributed.rank(), distributed.world_size()))
+    key, limit = (args.seed, PREDICTED), args.device_data_limit * 2**30
+    rows, logits = [], []
+    for (x,), _, positions in ahead(Stream(images, training_views((view,), args), plans, key, device, args.workers, limit), device):
+        rows.append(positions)
+        logits.append(network(x).float())
+    found = torch.cat(logits)
+    return distributed.sum_(found.new_zeros(len(images), found.shape[1]).index_copy_(0, torch.cat(rows), found))

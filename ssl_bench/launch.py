@@ -137,12 +137,12 @@ def train(method: type[Method], args: Args, recipe: Recipe, device: torch.device
         print(f"{path} is done already: {_headline(json.loads((path / 'result.json').read_text()))}")
         return 0
     training_views((*method.labeled_views, *method.unlabeled_views), args)  # a wrong policy string is known before any data
+    stages = method.stages(args)
+    weights = None if stages[0].previous is None else read_weights(record.weights_file(stages[0].previous))
     data, pools = _load(args, path / "split.npz")
     print(f"{method.name} on {args.data} -> {path}\nrecipe {recipe.name}: {', '.join(recipe.sections) or 'bare defaults'}")
     if data.broken:
         print(f"{len(data.broken)} broken images left out, the first is {data.broken[0]}")
-    stages = method.stages(args)
-    weights = None
     if len(stages) > 1:
         run.create(method.name, args, recipe.name, recipe.hash)
     for stage in stages:
@@ -201,14 +201,14 @@ def build(method: type[Method], args: Args, pools: Pools, *, pretrained: bool) -
 
 
 def _test(method: type[Method], args: Args, device: torch.device) -> int:
-    run = record.RunFolder(record.run_path(method.name, args))
+    path, stages = record.run_path(method.name, args), method.stages(args)
+    run = record.RunFolder(path if len(stages) == 1 else path / stages[-1].name)
     which = args.resume or "best"
     weights = run.checkpoints / f"{which}.pth" if which in ("best", "latest") else Path(which)
     if not weights.is_file():
         raise FileNotFoundError(f"no checkpoint {weights}; train first with the same flags, or give --resume FILE")
     _, pools = _load(args, None)
-    stage = method.stages(args)[-1]
-    args = dataclasses.replace(stage.args, pretrained_backbone=None)
+    args = dataclasses.replace(stages[-1].args, pretrained_backbone=None)
     instance = build(method, args, pools, pretrained=False)
     load_classifier(instance.evaluated(), str(weights))
     with explained_memory(args, device):

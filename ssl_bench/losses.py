@@ -44,3 +44,10 @@ def pseudo_label_metrics(mask: Tensor, pseudo: Tensor, y_u_hidden: Tensor) -> di
     """
     known = mask * (y_u_hidden >= 0)
     return {"kept": mask.mean(), "pseudo_acc": (known * (pseudo == y_u_hidden)).sum() / known.sum()}
+
+
+@torch.no_grad()
+def hidden_accuracy(p_u: Tensor, y_u_hidden: Tensor) -> Tensor:
+    """For display only: how often the arg max of p_u (B, C) is the true label (B,) where there is one (not -1), in [0, 1]; else nan."""
+    known = y_u_hidden >= 0
+    return ((p_u.argmax(dim=1) == y_u_hidden) & known).sum() / known.sum()

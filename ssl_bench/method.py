@@ -17,7 +17,9 @@ from torch import Tensor, nn
 
 from ssl_bench import models
 from ssl_bench.args import Args, TwoViewArgs
+from ssl_bench.losses import two_view_cross_entropy
 from ssl_bench.pools import Pools
+from ssl_bench.weights import load_strictly
 
 
 @dataclass(frozen=True)
@@ -74,11 +76,13 @@ class Stage:
     """One training run of a method; a method of several stages trains them in order, each in a folder of its own.
 
     true_labels: train on every training image with its label (the oracle) instead of the labelled subset.
+    previous: the first stage only: a file, or a run's folder, with weights for `Method.load_previous`.
     """
 
     name: str
     args: Args
     true_labels: bool = False
+    previous: str | None = None
 
 
 class Method(nn.Module):
@@ -124,6 +128,16 @@ class Method(nn.Module):
         else:
             yield from (x if x is None else self.model(x) for x in images)
 
+    def supervised(self, y: Iterator[Tensor | None], target: Tensor, loop: Loop) -> dict[str, Tensor]:
+        """The supervised term of `TwoViewArgs`, and what it logs.
+
+        y: of `forwards`, whose next two logits are those of the labelled images' weak and strong view; target: (B,) int64.
+        """
+        y_l, y_l_strong = next(y), next(y)  # (B, C) each
+        cls_loss = two_view_cross_entropy(y_l, y_l_strong, target, self.args.trade_off_cls_strong)
+        loop.backward(cls_loss, "cls_loss")
+        return {"cls_loss": cls_loss, "cls_acc": (y_l.argmax(dim=1) == target).float().mean()}
+
     def optimizers(self) -> list[torch.optim.Optimizer]:
         """Each is stepped once an iteration.  A group's ``lr_scale`` multiplies --lr and the schedule."""
         args = self.args
@@ -135,8 +149,8 @@ class Method(nn.Module):
         return [torch.optim.SGD(groups, lr=args.lr, momentum=0.9, nesterov=True, weight_decay=args.wd, fused=fused)]
 
     def load_previous(self, weights: dict[str, Tensor]) -> None:
-        """Start from the evaluated network's weights of the stage before."""
-        self.model.load_state_dict(weights)
+        """Start from the evaluated network's weights of the stage before (or of `Stage.previous`)."""
+        load_strictly(self.model, weights, "the stage before")
 
     def prepare(self, pools: Pools) -> None:
         """Once before the first step (after a resume too): whatever needs the whole set."""

@@ -25,16 +25,19 @@ class Classifier(nn.Module):
     State-dict names are TLlib's: ``backbone.* bottleneck.{0,1}.* head.*``.
     """
 
-    def __init__(self, backbone: nn.Module, feature_dim: int, num_classes: int, bottleneck_dim: int, pool: bool = True) -> None:
+    slow: tuple[str, ...] = ("backbone",)  # the parts that --finetune trains with a tenth of the learning rate
+
+    def __init__(self, backbone: nn.Module, pool: nn.Module, bottleneck: nn.Module, head: nn.Linear) -> None:
         super().__init__()
-        self.backbone = backbone
-        self.pool = nn.Identity() if pool else Unpooled()  # outside the backbone, whose state-dict names it would change
-        self.bottleneck = bottleneck(feature_dim, bottleneck_dim) if bottleneck_dim else nn.Identity()
-        self.head = nn.Linear(bottleneck_dim or feature_dim, num_classes)
+        self.backbone, self.pool, self.bottleneck, self.head = backbone, pool, bottleneck, head
+
+    def features(self, x: Tensor) -> Tensor:
+        """x: (B, 3, S, S) normalised float -> what the head sees: (B, bottleneck_dim or feature_dim)."""
+        return self.bottleneck(self.pool(self.backbone(x)))
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, 3, S, S) normalised float -> logits (B, C)."""
-        return self.head(self.bottleneck(self.pool(self.backbone(x))))
+        return self.head(self.features(x))
 
 
 def bottleneck(feature_dim: int, width: int) -> nn.Sequential:
@@ -81,7 +84,12 @@ def build_classifier(
                 f"--arch {arch} does not take {image_size}x{image_size} images ({' '.join(str(error).split())[:160]}); change --image-size "
                 "or --model-kwargs"
             ) from None
-    return Classifier(backbone.train(), feature_dim, num_classes, bottleneck_dim, pool)
+    return Classifier(
+        backbone.train(),
+        nn.Identity() if pool else Unpooled(),  # outside the backbone, whose state-dict names it would change
+        bottleneck(feature_dim, bottleneck_dim) if bottleneck_dim else nn.Identity(),
+        nn.Linear(bottleneck_dim or feature_dim, num_classes),
+    )
 
 
 def _checkpoint_activations(backbone: nn.Module, arch: str) -> None:
@@ -167,6 +175,8 @@ def parse_model_kwargs(pairs: Sequence[str]) -> dict[str, Any]:
 
 
 def parameter_groups(model: Classifier, finetune: bool) -> list[dict[str, Any]]:
-    """Backbone, bottleneck, head; ``lr_scale`` is 0.1 for the backbone when fine-tuning, else 1.  Empty groups are left out."""
-    parts = [(model.backbone, 0.1 if finetune else 1.0), (model.bottleneck, 1.0), (model.head, 1.0)]
-    return [{"params": list(part.parameters()), "lr_scale": scale} for part, scale in parts if any(True for _ in part.parameters())]
+    """One group for each part that has parameters; ``lr_scale`` is 0.1 for the `slow` parts when fine-tuning, else 1."""
+    return [
+        {"params": list(part.parameters()), "lr_scale": 0.1 if finetune and name in model.slow else 1.0}
+        for name, part in model.named_children() if any(True for _ in part.parameters())
+    ]  # fmt: skip

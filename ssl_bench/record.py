@@ -35,6 +35,8 @@ def identity(args: Args) -> dict[str, Any]:
     if args.root is not None and (args.data == "ImageFolder" or ":" in args.data):
         values["root"] = os.path.realpath(os.path.expanduser(args.root))  # here the folder, not the name, says which images
     values["accumulate"] = 1  # a step in parts is the same step; kept so that runs of 0.1.0 keep their names
+    if args.lr_scheduler != "step":
+        del values["milestones"]  # which nothing reads then
     if args.cuda_graphs:
         values["compile"] = True
     if args.cache != "none":
@@ -53,6 +55,21 @@ def run_path(method: str, args: Args) -> Path:
     labels = "all" if args.all_labeled else f"{args.num_samples_per_class}x"
     data = args.data.replace(":", ".").replace("/", "-")
     return Path(args.log) / method / data / labels / f"{args.seed}-{args_hash(method, args)}"
+
+
+def weights_file(path: str) -> Path:
+    """The file of weights that `path` names: itself, the latest.pth of a run's folder, or - for TLlib's habit of naming
+    LOG/checkpoints/latest.pth - that file of the only run below LOG.  FileNotFoundError says what was looked for."""
+    given = Path(path).expanduser()
+    if given.is_file():
+        return given
+    top, name = (given, "latest.pth") if given.is_dir() else (given.parent.parent, given.name)
+    own = top / "checkpoints" / name
+    found = [own] if own.is_file() else sorted(top.glob(f"*/*/*/*/checkpoints/{name}"))
+    if len(found) != 1:
+        several = f"; {top} holds {len(found)} runs, name one of their folders" if found else ""
+        raise FileNotFoundError(f"no weights {path}{several}")
+    return found[0]
 
 
 class RunFolder:

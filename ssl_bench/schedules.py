@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 
 def learning_rate(
-    step: int, *, scheduler: str, total_steps: int, gamma: float = 0.0, decay: float = 0.0, warmup_steps: float = 0.0
-) -> float:
+    step: int, *, scheduler: str, total_steps: int, gamma: float = 0.0, decay: float = 0.0, warmup_steps: float = 0.0,
+    milestones: Sequence[int] = (),
+) -> float:  # fmt: skip
     """Multiplier of the base learning rate at `step` (from 0).
 
-    ``exp``: (1 + gamma k)^-decay; ``cos``: max(0, cos(7 pi k / (16 K))); ``constant``: 1 (TLlib's two, per step).
+    ``exp``: (1 + gamma k)^-decay; ``cos``: max(0, cos(7 pi k / (16 K))); ``constant``: 1;
+    ``step``: gamma^n after n of the `milestones`, in steps (the first two and the last: TLlib's).
     Before `warmup_steps` the multiplier is also ramped linearly: (k + 1) / (warmup_steps + 1).
     """
     if scheduler == "exp":
@@ -19,8 +22,10 @@ def learning_rate(
         factor = max(0.0, math.cos(7 * math.pi / 16 * step / total_steps))
     elif scheduler == "constant":
         factor = 1.0
+    elif scheduler == "step":
+        factor = gamma ** sum(step >= milestone for milestone in milestones)
     else:
-        raise ValueError(f"unknown scheduler {scheduler!r}: exp, cos or constant")
+        raise ValueError(f"unknown scheduler {scheduler!r}: exp, cos, step or constant")
     return factor * min(1.0, (step + 1) / (warmup_steps + 1))
 
 

@@ -96,6 +96,7 @@ class Trainer:
         factor = args.lr * schedules.learning_rate(
             self.step, scheduler=args.lr_scheduler, total_steps=self.total_steps, gamma=args.lr_gamma, decay=args.lr_decay,
             warmup_steps=args.lr_warmup_epochs * args.iters_per_epoch,
+            milestones=[epoch * args.iters_per_epoch for epoch in args.milestones],
         )
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:

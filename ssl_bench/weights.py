@@ -32,14 +32,18 @@ def load_backbone(backbone: nn.Module, path: str) -> str:
 
 def load_classifier(model: nn.Module, path: str) -> None:
     """Load a ``latest.pth``/``best.pth`` of this suite or of TLlib (whose unused ``backbone.fc.*`` is ignored), strictly."""
-    weights = read_weights(path)
+    load_strictly(model, read_weights(path), path)
+
+
+def load_strictly(model: nn.Module, weights: dict[str, Tensor], source: str) -> None:
+    """Lay a classifier's `weights` over `model`; ValueError names their `source` if they do not fit."""
     own = model.state_dict()
     weights = {key: value for key, value in weights.items() if key in own or not key.startswith("backbone.fc.")}
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"{path} belongs to another network: {reason}") from None
+        raise ValueError(f"{source} belongs to another network: {reason}") from None
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,13 @@ LIVE = {
     "pseudo_label": ["--threshold", "0"],
     "mean_teacher": ["--warm-up-epochs", "0", "--trade-off-con", "1"],
     "fixmatch": ["--threshold", "0"],
+    "pi_model": ["--warm-up-epochs", "0", "--trade-off-con", "1"],
+    "uda": ["--threshold", "0"],
+    "flexmatch": ["--threshold", "0.2"],
+    "debiasmatch": ["--threshold", "0", "--momentum", "0.5"],
+    "dst": ["--threshold", "0", "--width", "16", "--head-dropout", "0"],
+    "self_tuning": ["--K", "4", "--projection-dim", "8", "--m", "0.9", "--T", "0.5"],
+    "noisy_student": ["--generations", "1", "--teacher-epochs", "1"],
 }
 
 
@@ -67,8 +75,15 @@ class TinyRun:
         self.start(method)
 
     def start(self, method: type[Method]) -> None:
+        """The method's last stage; one that follows another begins with that one's initial weights, made with another seed."""
+        stages = method.stages(self.args)
+        self.args = stages[-1].args
         self.method = place(launch.build(method, self.args, self.pools, pretrained=False), self.args, torch.device("cpu")).train()
+        if len(stages) > 1:
+            other = launch.build(method, dataclasses.replace(stages[-2].args, seed=self.args.seed + 1), self.pools, pretrained=False)
+            self.method.load_previous(other.evaluated().state_dict())
         self.trainer = Trainer(self.method, self.args, torch.device("cpu"))
+        self.method.prepare(self.pools)
 
     def steps(self, n: int) -> list[dict[str, float]]:
         """n real updates; what each logged."""
@@ -89,5 +104,11 @@ def resolved(name: str, *argv: str) -> Args:
 
 def only_run(log: Path) -> Path:
     """The one run folder under `log`."""
-    (found,) = log.rglob("args.json")
-    return found.parent
+    runs = sorted((file.parent for file in log.rglob("args.json")), key=lambda folder: len(folder.parts))
+    assert all(folder.parent == runs[0] for folder in runs[1:]), runs  # its stages
+    return runs[0]
+
+
+def last_stage(run: Path) -> Path:
+    """Where the last stage of a run trained: a folder inside of it, or itself."""
+    return max((file.parent for file in run.glob("*/args.json")), default=run)

@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import BN_FREE, LIVE, TINY, only_run
+from conftest import BN_FREE, LIVE, TINY, last_stage, only_run
 from torch import nn
 
 from ssl_bench import catalog, launch
+from ssl_bench.args import TwoViewArgs
 from ssl_bench.datasets.images import Images
 from ssl_bench.feed import training_batches
 from ssl_bench.placement import compile_networks
@@ -53,11 +54,12 @@ def resumed(tmp_path_factory) -> dict[tuple[str, str], tuple[Path, Path]]:
             argv = [*TINY, *LIVE[name], "--checkpoint-freq", str(freq)]
             assert launch.run_command(catalog.load_method(name), [*argv, "--log", str(whole)]) == 0
             shutil.copytree(whole, part)
-            folder = only_run(part)
-            (folder / "result.json").unlink()
+            folder = last_stage(only_run(part))
+            for result in {only_run(part) / "result.json", folder / "result.json"}:
+                result.unlink()
             (folder / "checkpoints" / "state-00000006.pt").unlink()
             commands.append([name, *argv, "--log", str(part)])
-            folders[name, cut] = only_run(whole), folder
+            folders[name, cut] = last_stage(only_run(whole)), folder
     code = (
         "import json, sys, torch; torch.set_num_threads(1)\nfrom ssl_bench import catalog, launch\n"
         "for name, *argv in json.loads(sys.argv[1]):\n    assert launch.run_command(catalog.load_method(name), argv) == 0, argv\n"
@@ -165,7 +167,8 @@ def check_differs_from_erm(tiny, name: str) -> None:
     ours, erm = tiny(name), tiny("erm")
     ours.steps(5), erm.steps(5)
     theirs = erm.method.model.state_dict()
-    gap = max((value - theirs[key]).abs().max().item() for key, value in ours.method.model.state_dict().items() if value.is_floating_point())
+    mine = {key: value for key, value in ours.method.model.state_dict().items() if key in theirs and value.is_floating_point()}
+    gap = max((value - theirs[key]).abs().max().item() for key, value in mine.items())
     assert gap > 1e-6
 
 
@@ -180,7 +183,7 @@ def test_every_parameter_moves_in_three_steps(tiny, name):
     before = {key: value.detach().clone() for key, value in run.method.named_parameters()}
     run.steps(3)
     still = [key for key, value in run.method.named_parameters() if torch.equal(before[key], value)]
-    assert not still
+    assert all(name == "noisy_student" and key.startswith("teacher.") for key in still), still  # the one teacher that stays
 
 
 # 4. Structure
@@ -233,7 +236,7 @@ def test_a_method_imports_no_other_method_and_nothing_hidden(name):
     path = REPOSITORY / "methods" / f"{name}.py"
     for module in _imports(path):
         assert not module.startswith(("ssl_bench.methods", "methods")), module
-        assert module.split(".")[0] in ("__future__", "dataclasses", "torch", "ssl_bench", "math"), module
+        assert module.split(".")[0] in ("__future__", "dataclasses", "math", "typing", "torch", "ssl_bench"), module
     assert 35 <= len(path.read_text().splitlines()) <= 130
 
 
@@ -264,7 +267,7 @@ def test_golden_losses(tiny, name):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_two_micro_batches_of_four_equal_one_batch_of_eight(tiny, name):
-    whole, parts = tiny(name, *BN_FREE), tiny(name, *BN_FREE, "--accumulate", "2")
+    whole, parts = (tiny(name, *BN_FREE, "--accumulate", n) for n in ("1", "2"))
     whole.steps(3), parts.steps(3)
     for key, value in whole.weights().items():
         torch.testing.assert_close(parts.weights()[key], value, rtol=1e-5, atol=1e-5, msg=key)
@@ -280,20 +283,20 @@ def test_bf16_follows_fp32(tiny, name):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_one_joint_forward_trains_the_same_weights(tiny, name):
-    apart, joint = tiny(name, *BN_FREE), tiny(name, *BN_FREE, "--concat")
+    apart, joint = (tiny(name, *BN_FREE, *concat) for concat in ([], ["--concat"]))
     forwards = []
     joint.method.model.register_forward_hook(lambda *_: forwards.append(torch.is_grad_enabled()))
     for a, b in zip(apart.steps(3), joint.steps(3), strict=True):
-        assert a == pytest.approx(b, rel=1e-5, nan_ok=True)
+        assert a == pytest.approx(b, rel=1e-5, abs=1e-8, nan_ok=True)
     assert sum(forwards) == 3  # with gradient, one a step
     for key, value in apart.weights().items():
         torch.testing.assert_close(joint.weights()[key], value, rtol=1e-5, atol=1e-6, msg=key)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [name for name in METHODS if issubclass(catalog.load_method(name).Args, TwoViewArgs)])
 def test_a_labelled_strong_view_of_weight_zero_is_not_made_and_changes_nothing(tiny, name):
     """--trade-off-cls-strong 0, the papers' loss: the second forward would only cost time."""
-    without, tiny_weight = tiny(name, *BN_FREE, "--trade-off-cls-strong", "0"), tiny(name, *BN_FREE, "--trade-off-cls-strong", "1e-30")
+    without, tiny_weight = (tiny(name, *BN_FREE, "--trade-off-cls-strong", weight) for weight in ("0", "1e-30"))
     batch = next(training_batches(without.method, without.pools, without.args, torch.device("cpu"), 0))
     assert batch.x_l[1] is None and batch.x_l[0].shape[0] == 8
     a, b = without.steps(3), tiny_weight.steps(3)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import ranks
 import torch
-from conftest import BN_FREE, LIVE, TINY, only_run
+from conftest import BN_FREE, LIVE, TINY, last_stage, only_run
 
 from ssl_bench import catalog, distributed, launch
 from ssl_bench.record import read_jsonl
@@ -62,7 +62,7 @@ def runs(tmp_path_factory) -> dict[tuple, Path]:
                 assert launch.run_command(catalog.load_method(name), argv) == 0
         else:
             outputs[world] = ranks.run(world, calls, root)
-        folders |= {(name, key): only_run(root / f"{name}-{key}") for name, key, _ in jobs}
+        folders |= {(name, key): last_stage(only_run(root / f"{name}-{key}")) for name, key, _ in jobs}
     return folders | {"outputs": outputs}
 
 
@@ -83,7 +83,7 @@ def test_four_processes_train_the_same_run(runs, tmp_path):
     argv = {(name, more): [*BASE, *LIVE[name], *more.split(), "--log", f"{name}{more}"] for name in METHODS for more in ("", "--shard")}
     ranks.run(4, [["command", [name, flags]] for (name, _), flags in argv.items()], tmp_path)
     for name, more in argv:
-        check_same_run(runs[name, 1], only_run(tmp_path / f"{name}{more}"))
+        check_same_run(runs[name, 1], last_stage(only_run(tmp_path / f"{name}{more}")))
 
 
 @pytest.mark.parametrize("name", ["fixmatch", "mean_teacher"])

@@ -83,8 +83,17 @@ def test_warm_up_may_be_a_fraction_of_a_step_and_none_changes_nothing():
 
 
 def test_unknown_scheduler_is_named():
-    with pytest.raises(ValueError, match="'step'.*exp, cos or constant"):
-        learning_rate(0, scheduler="step", total_steps=1)
+    with pytest.raises(ValueError, match="'linear'.*exp, cos, step or constant"):
+        learning_rate(0, scheduler="linear", total_steps=1)
+
+
+def test_the_step_schedule_is_multiplied_at_each_milestone():
+    """Self-Tuning's: gamma 0.1 at epochs 12, 24, 36 and 48 of 60."""
+    steps = [500 * epoch for epoch in (12, 24, 36, 48)]
+    settings = dict(scheduler="step", total_steps=30_000, gamma=0.1, milestones=steps)
+    edges = {0: 0, 5_999: 0, 6_000: 1, 11_999: 1, 12_000: 2, 18_000: 3, 23_999: 3, 24_000: 4, 29_999: 4}
+    for k, times in edges.items():
+        assert learning_rate(k, **settings) == pytest.approx(0.1**times, abs=1e-12)
 
 
 def test_ramp_has_tllibs_values():

@@ -32,7 +32,7 @@ class Backbone(nn.Module):
 
 def network(seed: int = 0) -> Classifier:
     torch.manual_seed(seed)
-    return Classifier(Backbone(), 6, 5, 8)
+    return Classifier(Backbone(), nn.Identity(), bottleneck(6, 8), nn.Linear(8, 5))
 
 
 def equal(a: nn.Module, b: dict[str, torch.Tensor]) -> bool:
@@ -61,7 +61,7 @@ def test_a_tllib_checkpoint_loads_although_its_backbone_kept_the_classifier(tmp_
     """TLlib's ResNet keeps torchvision's unused 1000-way fc, so its files carry backbone.fc.*."""
     path = tmp_path / "best.pth"
     torch.manual_seed(1)
-    theirs = Classifier(__import__("torchvision").models.resnet18(weights=None), 1000, 5, 16)
+    theirs = Classifier(__import__("torchvision").models.resnet18(weights=None), nn.Identity(), bottleneck(1000, 16), nn.Linear(16, 5))
     theirs.bottleneck = bottleneck(512, 16)
     torch.save(theirs.state_dict(), path)
     assert "backbone.fc.weight" in theirs.state_dict()
