@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import difflib
+import itertools
 import json
 import re
 import shutil
@@ -238,6 +240,29 @@ def test_a_method_imports_no_other_method_and_nothing_hidden(name):
         assert not module.startswith(("ssl_bench.methods", "methods")), module
         assert module.split(".")[0] in ("__future__", "dataclasses", "math", "typing", "torch", "ssl_bench"), module
     assert 35 <= len(path.read_text().splitlines()) <= 130
+
+
+def script_lines(name: str) -> list[str]:
+    """A method script without blank lines, imports, the door and the line that names the flags."""
+    text = (REPOSITORY / "methods" / f"{name}.py").read_text().partition("\n\ndef main(")[0]
+    lines = [line.strip() for line in text.splitlines()]
+    return [line for line in lines if line and not line.startswith(("from ", "import ", '"""', "Args = "))]
+
+
+def longest_shared_run(a: list[str], b: list[str]) -> list[str]:
+    match = difflib.SequenceMatcher(None, a, b, autojunk=False).find_longest_match()
+    return a[match.a : match.a + match.size]
+
+
+@pytest.mark.parametrize("a,b", [*itertools.combinations(METHODS, 2)])
+def test_no_two_scripts_share_six_lines(a, b):
+    shared = longest_shared_run(script_lines(a), script_lines(b))
+    assert len(shared) < 6, "\n".join(shared)
+
+
+def test_the_eleven_scripts_of_tllib_take_1100_lines_at_most():
+    eleven = "erm pseudo_label pi_model mean_teacher uda fixmatch flexmatch debiasmatch dst self_tuning noisy_student".split()
+    assert sum(len((REPOSITORY / "methods" / f"{name}.py").read_text().splitlines()) for name in eleven) <= 1100
 
 
 # 5. Every field is read

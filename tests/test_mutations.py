@@ -10,6 +10,7 @@ import sys
 
 import numpy as np
 import pytest
+import test_methods
 import test_streams
 import test_trainer
 import torch
@@ -147,3 +148,113 @@ def test_a_label_in_the_checkpoint_that_runs_code(tmp_path):
     with pytest.raises(ValueError, match="no checkpoint"):
         folder.load_state()
     assert not (tmp_path / "exploded").exists()
+
+
+# The seven methods after the spine
+
+
+def test_a_temperature_on_the_wrong_side(tiny, monkeypatch):
+    """TLlib's UDA, which other ports have too."""
+    method = catalog.load_method("uda")
+    original = method.train_step
+
+    def wrong_side(self, batch, loop):
+        other = {"target": "student", "student": "target"}[self.args.temperature_on]
+        self.args = dataclasses.replace(self.args, temperature_on=other)
+        return original(self, batch, loop)
+
+    monkeypatch.setattr(method, "train_step", wrong_side)
+    caught(test_methods.test_uda_sharpens_the_target_and_tllibs_flags_do_what_tllib_does, tiny, "target", "batch")
+
+
+def test_a_class_prior_that_is_forgotten_at_each_epoch(tiny, monkeypatch):
+    """TLlib's DebiasMatch rebinds its prior inside the function that trains one epoch."""
+    method = catalog.load_method("debiasmatch")
+    original = method.after_step
+
+    def forgetful(self, loop):
+        original(self, loop)
+        if (loop.step + 1) % self.args.iters_per_epoch == 0:
+            self.prior.fill_(0.1)
+
+    monkeypatch.setattr(method, "after_step", forgetful)
+    caught(test_methods.test_the_prior_lives_on_across_epochs_unless_tllibs_reset_is_asked_for, tiny)
+
+
+def test_a_class_prior_of_one_number(tiny, monkeypatch):
+    method = catalog.load_method("debiasmatch")
+    original = method.after_step
+
+    def scalar(self, loop):
+        original(self, loop)
+        self.prior.fill_(self.prior.mean().item())
+
+    monkeypatch.setattr(method, "after_step", scalar)
+    caught(test_methods.test_debiasmatch_corrects_both_sides_by_the_prior_and_averages_predictions, tiny)
+
+
+def test_one_threshold_for_all_classes(tiny, monkeypatch):
+    flexible = script("flexmatch").flexible
+    monkeypatch.setattr(script("flexmatch"), "flexible", lambda *given: torch.ones_like(flexible(*given)))
+    caught(test_methods.test_flexmatch_masks_by_class_and_remembers_only_confident_labels, tiny)
+
+
+def test_thresholds_that_fall_to_zero_when_one_class_has_every_image(monkeypatch):
+    """TLlib's and TorchSSL's guard for an empty memory also fires here."""
+    original = test_methods.flexmatch.flexible
+
+    def guarded(selected, num_classes, warmup):
+        factors = original(selected, num_classes, warmup)
+        return torch.zeros_like(factors) if len(selected.unique()) == 1 else factors
+
+    monkeypatch.setattr(test_methods.flexmatch, "flexible", guarded)
+    caught(test_methods.test_the_best_learned_class_has_the_full_threshold_and_an_unseen_one_none)
+
+
+def test_labels_remembered_below_the_threshold(tiny, monkeypatch):
+    method = catalog.load_method("flexmatch")
+    original = method.train_step
+
+    def remembers_all(self, batch, loop):
+        logged = original(self, batch, loop)
+        self.seen[-1] = (self.seen[-1][0], self.seen[-1][1].clamp(min=0))
+        return logged
+
+    monkeypatch.setattr(method, "train_step", remembers_all)
+    caught(test_methods.test_flexmatch_masks_by_class_and_remembers_only_confident_labels, tiny)
+
+
+def test_a_reversal_that_does_not_reverse(monkeypatch):
+    reversal = test_methods.dst.Reversal
+    original = reversal.backward
+    monkeypatch.setattr(reversal, "backward", staticmethod(lambda ctx, gradient: (-original(ctx, gradient)[0], None)))
+    caught(test_methods.test_the_reversal_is_the_identity_with_a_negative_gradient)
+
+
+def test_pseudo_labels_that_train_the_main_head(tiny, monkeypatch):
+    heads = test_methods.dst.ThreeHeads
+    monkeypatch.setattr(heads, "forward", lambda self, x: torch.cat([self.head(self.features(x))] * 3, dim=1))
+    caught(test_methods.test_pseudo_labels_never_train_dsts_main_head, tiny)
+
+
+def test_a_memory_whose_classes_are_mixed_up(monkeypatch):
+    original = test_methods.self_tuning.enqueue
+
+    def by_first_label(memory, oldest, key, label):
+        original(memory, oldest, key, label[:1].expand(len(label)))
+
+    monkeypatch.setattr(test_methods.self_tuning, "enqueue", by_first_label)
+    caught(test_methods.test_the_memory_is_a_ring_a_class, 1)
+
+
+def test_teacher_logits_of_other_images(tiny, monkeypatch):
+    """TLlib's Noisy Student without a seed."""
+    method = catalog.load_method("noisy_student")
+    original = method.prepare
+
+    def misaligned(self, pools):
+        original(self, pools)
+        self.teacher_logits = self.teacher_logits.roll(1, dims=0)
+
+    monkeypatch.setattr(method, "prepare", misaligned)
+    caught(test_methods.test_teacher_logits_are_those_of_the_image_that_the_index_names, tiny)
