@@ -11,6 +11,7 @@ import concurrent.futures
 import contextlib
 import multiprocessing
 import os
+import shlex
 import signal
 import sys
 import time
@@ -34,7 +35,7 @@ KEYS = ("methods", "settings", "num_samples_per_class", "seeds")
 
 @dataclass(frozen=True)
 class Study:
-    """methods: names; settings: one dict of flags a column; num_samples_per_class, seeds: whole numbers; None: as the method has it (4, or
+    """methods: names, each perhaps with flags of its own ("erm --oracle"), or "all"; settings: one dict of flags a column; num_samples_per_class, seeds: whole numbers; None: as the method has it (4, or
     all of a labelled/ folder)."""
 
     name: str
@@ -92,15 +93,25 @@ def plan(study: Study, log: str, extra: Sequence[str]) -> list[Run]:
     for seed in study.seeds:
         for setting in study.settings:
             for n in study.num_samples_per_class:
-                for name in study.methods:
-                    if name not in method_names():
-                        raise flags.FlagError(flags.nearest(name, method_names(), "method"))
+                for name, *own in _expanded(study.methods):
                     labels = () if n is None else ("--num-samples-per-class", str(n))
-                    argv = (*_as_flags(setting), *labels, "--seed", str(seed), *extra, "--log", log)
+                    argv = (*_as_flags(setting), *own, *labels, "--seed", str(seed), *extra, "--log", log)
                     method = load_method(name)
                     args, _ = launch.resolve(method, argv)
                     runs.append(Run(name, argv, record.run_path(name, args)))
     return list({run.folder: run for run in runs}.values())  # what is named twice is trained once
+
+
+def _expanded(methods: Sequence[str]) -> Iterator[list[str]]:
+    """The words of each entry, the method's name first.  FlagError: no such method."""
+    for entry in methods:
+        name, *own = shlex.split(entry) or [""]
+        if name == "all":
+            yield from ([each, *own] for each in method_names())
+        elif name in method_names():
+            yield [name, *own]
+        else:
+            raise flags.FlagError(flags.nearest(name, [*method_names(), "all"], "method"))
 
 
 def _as_flags(setting: dict[str, Any]) -> list[str]:
@@ -204,7 +215,7 @@ def main(argv: Sequence[str]) -> int:
         "ssl-bench study", usage="ssl-bench study [STUDY] [options] [flags for every run: --device cuda, --epochs 5, ...]",
         description="Train a study and make its table. STUDY: a shipped study or a YAML file [default digits].", allow_abbrev=False,
     )  # fmt: skip
-    parser.add_argument("--methods", nargs="+", help="only these methods")
+    parser.add_argument("--methods", nargs="+", help='only these methods; "all" for every one, "erm --oracle" for one with flags')
     parser.add_argument("--num-samples-per-class", nargs="+", type=int, help="labelled images per class, one or more")
     parser.add_argument("--seeds", nargs="+", type=int, help="seeds [default: the study's, 0 1 2]")
     parser.add_argument("--jobs", type=int, help="runs at a time [default: one a core up to 8, one with a GPU]")

@@ -12,7 +12,7 @@ import time
 import pytest
 from conftest import TINY
 
-from ssl_bench import flags, study
+from ssl_bench import catalog, flags, study
 
 SMALL = """
 methods: [erm, fixmatch]
@@ -48,6 +48,21 @@ def test_a_study_trains_continues_and_ends_in_a_table(small, capsys):
     assert {path: stamp for path, stamp in before.items() if path.parent != victim}.items() <= {
         path: path.stat().st_mtime_ns for path in small.rglob("result.json")
     }.items()
+
+
+def test_all_methods_and_a_method_with_flags_of_its_own(capsys):
+    assert study.main(["--methods", "all", "erm --oracle", "--seeds", "0", "--dry-run"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert {line[1] for line in lines} == set(catalog.method_names())
+    oracle = [line for line in lines if "--oracle" in line]
+    assert [line[1] for line in oracle] == ["erm"] * 2 and len(lines) == 2 * (len(catalog.method_names()) + 1)
+
+
+@pytest.mark.parametrize("entry,message", [("fixmach", "did you mean fixmatch"), ("", "unknown method ''"), ("erm --orakel", "unknown flag '--orakel'")])
+def test_a_wrong_entry_is_one_line(entry, message, capsys):
+    assert study.main(["--methods", entry, "--dry-run"]) == 2
+    error = capsys.readouterr().err.splitlines()
+    assert len(error) == 1 and message in error[0]
 
 
 def test_a_run_that_fails_is_named_and_the_others_go_on(small, capsys):

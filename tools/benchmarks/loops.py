@@ -30,6 +30,7 @@ WRN = (
     "--trade-off-cls-strong 0"
 ).split()
 CLASSES = 10
+LAST_STAGE = {"noisy_student": ["--generations", "1"]}  # its student's step; without, its first teacher's, which is ERM's
 
 Update = Callable[[], None]
 
@@ -49,14 +50,17 @@ class Setup:
         return self.args.batch_size * (1 + self.args.mu * bool(self.method.unlabeled_views))
 
     def build(self) -> Method:
-        """The method on its device, with the initial weights that its seed gives."""
-        return place(launch.build(self.method, self.args, self.pools, pretrained=False), self.args, self.device).train()
+        """The method on its device, with the initial weights that its seed gives (also in place of an earlier stage's)."""
+        method = place(launch.build(self.method, self.args, self.pools, pretrained=False), self.args, self.device).train()
+        method.prepare(self.pools)
+        return method
 
 
 def setup(name: str, flags: Sequence[str], device: torch.device) -> Setup:
     """Method `name` under `flags`, on synthetic images of its own --image-size."""
     method = catalog.load_method(name)
-    args, _ = launch.resolve(method, ["--recipe", "none", "--scratch", "--lr-scheduler", "constant", *flags])
+    args, _ = launch.resolve(method, ["--recipe", "none", "--scratch", "--lr-scheduler", "constant", *LAST_STAGE.get(name, []), *flags])
+    args = method.stages(args)[-1].args
     images = 1000 if args.image_size <= 64 else 200
     return Setup(method, args, synthetic_pools(images, args.image_size), device)
 
@@ -69,9 +73,9 @@ def synthetic_pools(n: int, size: int) -> Pools:
     return make_pools(DataSet("Waves", tuple(map(str, range(CLASSES))), train, test), 4, 0)
 
 
-def suite_loop(s: Setup) -> Update:
-    """The suite's own: Trainer.update on training_batches."""
-    method = s.build()
+def suite_loop(s: Setup, method: Method | None = None) -> Update:
+    """The suite's own: Trainer.update on training_batches; method: one that is built already."""
+    method = method or s.build()
     trainer = Trainer(method, s.args, s.device)
     compile_networks(method, s.args)
     batches = training_batches(method, s.pools, s.args, s.device, 0)

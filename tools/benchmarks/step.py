@@ -2,9 +2,10 @@
 
 1. ERM and FixMatch against a bare loop with the same views, network, memory format and order of backwards (`bare_loop`).
 2. FixMatch with WRN-28-2 against the published loop (`published_loop`), fp32 and bf16; and that both compute the same losses.
-3. Peak memory of FixMatch against the bare loop, a process each.
-4. Shares of a step.
-5. On a GPU: every method on the field's networks (`networks`).
+3. FlexMatch and Self-Tuning against FixMatch, four forwards each.
+4. Peak memory of FixMatch against the bare loop, a process each.
+5. Shares of a step.
+6. On a GPU: every method on the field's networks (`networks`).
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ RESNET18_32 = "--arch resnet18 --bottleneck-dim 1024 --image-size 32 --train-res
 BF16 = {"avx512_bf16", "amx_bf16", "bf16"}  # CPU flags: either of them multiplies bf16 in hardware
 RESNET18_224 = "--arch resnet18 --bottleneck-dim 1024 --image-size 224 --batch-size 16".split()
 TINY = "--arch wrn_10_1 --bottleneck-dim 0 --image-size 8 --train-resizing cifar --batch-size 4 --trade-off-cls-strong 0".split()
+# With the labelled strong view FixMatch makes three forwards with gradient and one without; Self-Tuning two and two.
+FOUR_FORWARDS = "--arch wrn_28_2 --bottleneck-dim 0 --image-size 32 --train-resizing cifar --batch-size 64".split()
+FOUR_FORWARDS_TINY = "--arch wrn_10_1 --bottleneck-dim 0 --image-size 8 --train-resizing cifar --batch-size 4".split()
 
 
 def run(options: Options) -> dict[str, Any]:
@@ -40,6 +44,7 @@ def run(options: Options) -> dict[str, Any]:
         if not options.tiny:
             rows += _cost_of_the_suite(options, device, {"ResNet-18, 32 px": RESNET18_32, "WRN-28-2, B 16, mu 7": WRN})
         rows += _against_the_published_loop(options, device)
+        rows += _against_fixmatch(options, device)
         rows += _memory(options, device)
         rows += _shares(options, device)
         if device.type == "cuda":
@@ -98,6 +103,23 @@ def _against_the_published_loop(options: Options, device: torch.device) -> list[
         losses, updates = zip(*relative_differences(s, 2 if options.tiny else 5), strict=True)
         rows.append(harness.figure(case, losses, unit="", goal="<= 0.0001", of="largest relative difference of a loss term"))
         rows.append(harness.figure(case, updates, unit="", goal="<= 0.01", of="relative difference (2-norm) of the update"))
+    return rows
+
+
+def _against_fixmatch(options: Options, device: torch.device) -> list[Row]:
+    """What FlexMatch's memory of 50,000 labels and Self-Tuning's of 32 keys a class cost: all make four forwards a step."""
+    flags = FOUR_FORWARDS_TINY if options.tiny else FOUR_FORWARDS
+    rows = []
+    for name in ("flexmatch", "self_tuning"):
+        if not options.wants(case := f"{name} step against fixmatch's, {'tiny' if options.tiny else 'WRN-28-2, B 64, mu 1'}"):
+            continue
+        ours, fixmatch = (setup(each, flags, device) for each in (name, "fixmatch"))
+        method = ours.build()
+        if name == "flexmatch":
+            method.selected = torch.full((50_000,), -1, device=device)
+        a, b = ((label, seconds(loop, 1, device)) for label, loop in (
+            (name, suite_loop(ours, method)), ("fixmatch", suite_loop(fixmatch))))  # fmt: skip
+        rows.append(harness.compare(case, a, b, rounds=options.rounds_or(11), warm_up=2, ratio="a/b", goal="<= 1.1", work=(ours.images, "images")))
     return rows
 
 
