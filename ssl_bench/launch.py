@@ -145,20 +145,24 @@ def train(method: type[Method], args: Args, recipe: Recipe, device: torch.device
         print(f"{len(data.broken)} broken images left out, the first is {data.broken[0]}")
     if len(stages) > 1:
         run.create(method.name, args, recipe.name, recipe.hash)
+    results = []
     for stage in stages:
         folder = run if len(stages) == 1 else record.RunFolder(path / stage.name)
+        stage_pools = with_true_labels(pools) if stage.true_labels else pools
         if not folder.done:
-            stage_pools = with_true_labels(pools) if stage.true_labels else pools
             result = _train_stage(method, stage, stage_pools, folder, device, weights, recipe)
             if folder.writes:
-                result |= describe(method, args, recipe, stage_pools, device, len(data.broken), folder.environment())
+                result |= describe(method, stage.args, recipe, stage_pools, device, len(data.broken), folder.environment())
             folder.finish(result)
+        results.append(json.loads((folder.path / "result.json").read_text()))
         if len(stages) > 1:
             weights = read_weights(folder.checkpoints / "latest.pth")
-    result = json.loads((folder.path / "result.json").read_text())
-    if folder is not run:
-        run.finish(result)
-    print(_headline(result))
+    if len(stages) > 1:
+        run.adopt(folder)
+        whole = describe(method, args, recipe, stage_pools, device, len(data.broken), run.environment()) if run.writes else {}
+        minutes = {stage.name: result["minutes"] for stage, result in zip(stages, results, strict=True)}
+        run.finish(results[-1] | whole | {"minutes": round(sum(minutes.values()), 3), "minutes_of_stages": minutes})
+    print(_headline(results[-1]))
     return 0
 
 
@@ -201,14 +205,13 @@ def build(method: type[Method], args: Args, pools: Pools, *, pretrained: bool) -
 
 
 def _test(method: type[Method], args: Args, device: torch.device) -> int:
-    path, stages = record.run_path(method.name, args), method.stages(args)
-    run = record.RunFolder(path if len(stages) == 1 else path / stages[-1].name)
+    run = record.RunFolder(record.run_path(method.name, args))
     which = args.resume or "best"
     weights = run.checkpoints / f"{which}.pth" if which in ("best", "latest") else Path(which)
     if not weights.is_file():
         raise FileNotFoundError(f"no checkpoint {weights}; train first with the same flags, or give --resume FILE")
     _, pools = _load(args, None)
-    args = dataclasses.replace(stages[-1].args, pretrained_backbone=None)
+    args = dataclasses.replace(method.stages(args)[-1].args, pretrained_backbone=None)
     instance = build(method, args, pools, pretrained=False)
     load_classifier(instance.evaluated(), str(weights))
     with explained_memory(args, device):

@@ -3,6 +3,7 @@
     <log>/<method>/<data>/<n>x/<seed>-<hash of the arguments>/
         args.json  environment.json  split.npz  metrics.jsonl  log.txt
         checkpoints/state-00000500.pt (everything, last two)  latest.pth  best.pth (weights of the evaluated network)
+        <stage>/                                              (the same for each stage of a method that has several)
         result.json                                           (only when the run is done)
 """
 
@@ -114,6 +115,12 @@ class RunFolder:
         if self.writes:
             write_json(self.path / "result.json", result)
         distributed.barrier()
+
+    def adopt(self, stage: RunFolder) -> None:
+        """Take over the weights of the run's last stage: whoever looks for a run's weights finds them in one place."""
+        if self.writes:
+            for name in ("latest.pth", "best.pth"):
+                write_bytes(self.checkpoints / name, (stage.checkpoints / name).read_bytes())
 
     def append_metrics(self, row: dict[str, Any]) -> None:
         """Add a line to metrics.jsonl; nan, which JSON does not have, becomes null."""

@@ -75,15 +75,8 @@ class TinyRun:
         self.start(method)
 
     def start(self, method: type[Method]) -> None:
-        """The method's last stage; one that follows another begins with that one's initial weights, made with another seed."""
-        stages = method.stages(self.args)
-        self.args = stages[-1].args
-        self.method = place(launch.build(method, self.args, self.pools, pretrained=False), self.args, torch.device("cpu")).train()
-        if len(stages) > 1:
-            other = launch.build(method, dataclasses.replace(stages[-2].args, seed=self.args.seed + 1), self.pools, pretrained=False)
-            self.method.load_previous(other.evaluated().state_dict())
+        self.method, self.args = last_stage_of(method, self.args, self.pools, torch.device("cpu"))
         self.trainer = Trainer(self.method, self.args, torch.device("cpu"))
-        self.method.prepare(self.pools)
 
     def steps(self, n: int) -> list[dict[str, float]]:
         """n real updates; what each logged."""
@@ -96,6 +89,17 @@ class TinyRun:
 
     def weights(self) -> dict[str, torch.Tensor]:
         return {name: value.clone() for name, value in self.method.state_dict().items()}
+
+
+def last_stage_of(method: type[Method], args: Args, pools: Pools, device: torch.device) -> tuple[Method, Args]:
+    """The last stage, ready for its first step; one that follows another begins with that one's initial weights of another seed."""
+    *before, stage = method.stages(args)
+    built = place(launch.build(method, stage.args, pools, pretrained=False), stage.args, device).train()
+    if before:
+        other = launch.build(method, dataclasses.replace(before[-1].args, seed=args.seed + 1), pools, pretrained=False)
+        built.load_previous(other.evaluated().state_dict())
+    built.prepare(pools)
+    return built, stage.args
 
 
 def resolved(name: str, *argv: str) -> Args:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import BN_FREE, LIVE, TINY
+from conftest import BN_FREE, LIVE, TINY, last_stage_of
 
 from ssl_bench import catalog, launch
 from ssl_bench.feed import training_batches
-from ssl_bench.placement import compile_networks, place
+from ssl_bench.placement import compile_networks
 from ssl_bench.pools import make_pools
 from ssl_bench.trainer import Trainer
 
@@ -22,7 +22,7 @@ def trainer_on_gpu(name: str, digits, *argv: str):
     method = catalog.load_method(name)
     args, _ = launch.resolve(method, [*TINY, *LIVE[name], "--device", "cuda", *argv])
     pools = make_pools(digits, args.num_samples_per_class, args.seed)
-    built = place(launch.build(method, args, pools, pretrained=False), args, device).train()
+    built, args = last_stage_of(method, args, pools, device)
     trainer = Trainer(built, args, device)
     compile_networks(built, args)
     return trainer, training_batches(built, pools, args, device, 0)

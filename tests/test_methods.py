@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import json
 import math
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from ssl_bench import catalog, launch
+from ssl_bench import catalog, launch, runs
 from ssl_bench.feed import training_batches
 
 flexmatch, dst, self_tuning, uda = (importlib.import_module(f"ssl_bench.methods.{name}") for name in ("flexmatch", "dst", "self_tuning", "uda"))
@@ -357,6 +359,39 @@ def test_noisy_student_loss_is_soft_cross_entropy_at_a_temperature(tiny):
     teacher = run.method.teacher_logits[:8].numpy().astype(np.float64)
     expected = -(softmax(teacher / 2.5) * np.log(softmax(strong.numpy().astype(np.float64) / 2.5))).sum(axis=1).mean()
     assert step.losses["self_training_loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_run_of_stages_is_one_run_with_the_weights_of_its_last(tmp_path, capsys):
+    method = catalog.load_method("noisy_student")
+    argv = "-a test_resnet --generations 2 --teacher-epochs 1 --epochs 2 --iters-per-epoch 2 --device cpu --batch-size 4 --log out".split()
+    assert launch.run_command(method, argv) == 0
+    (run,) = tmp_path.glob("out/noisy_student/Digits/4x/*")
+    assert sorted(path.name for path in run.iterdir() if path.is_dir()) == ["checkpoints", "generation0", "generation1", "generation2"]
+    result = json.loads((run / "result.json").read_text())
+    assert [row["epoch"] for row in result["evaluations"]] == [0, 1] and result["args"]["generations"] == 2
+    assert result["minutes"] == pytest.approx(sum(result["minutes_of_stages"].values()), abs=1e-3) and len(result["minutes_of_stages"]) == 3
+    for name in ("latest.pth", "best.pth"):
+        assert (run / "checkpoints" / name).read_bytes() == (run / "generation2" / "checkpoints" / name).read_bytes()
+    frame = runs.collect([tmp_path / "out"])
+    assert len(frame) == 1 and frame["state"].tolist() == ["done"]
+    for stage in ("generation0", "generation2"):  # each is a run in its own right
+        assert runs.collect([run / stage])["state"].tolist() == ["done"]
+    assert launch.run_command(method, argv) == 0
+    assert "is done already" in capsys.readouterr().out
+
+
+def test_a_stopped_run_of_stages_goes_on_with_the_stage_it_was_in(tmp_path, capsys):
+    method = catalog.load_method("noisy_student")
+    argv = "-a test_resnet --generations 2 --teacher-epochs 1 --epochs 1 --iters-per-epoch 2 --device cpu --batch-size 4 --log out".split()
+    assert launch.run_command(method, argv) == 0
+    (run,) = tmp_path.glob("out/noisy_student/Digits/4x/*")
+    weights = (run / "checkpoints" / "latest.pth").read_bytes()
+    first = (run / "generation1" / "result.json").stat().st_mtime_ns
+    (run / "result.json").unlink()
+    shutil.rmtree(run / "generation2")
+    assert launch.run_command(method, argv) == 0
+    assert (run / "generation1" / "result.json").stat().st_mtime_ns == first
+    assert (run / "checkpoints" / "latest.pth").read_bytes() == weights
 
 
 def test_a_teacher_in_a_file_a_run_folder_or_tllibs_place(tmp_path, capsys):
