@@ -298,7 +298,7 @@ def test_two_micro_batches_of_four_equal_one_batch_of_eight(tiny, name):
         torch.testing.assert_close(parts.weights()[key], value, rtol=1e-5, atol=1e-5, msg=key)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in ("fixmatch", "dst"))) for name in METHODS])
 def test_bf16_follows_fp32(tiny, name):
     exact = [row["cls_loss"] for row in tiny(name, *BN_FREE).steps(10)]
     coarse = [row["cls_loss"] for row in tiny(name, *BN_FREE, "--precision", "bf16").steps(10)]
