@@ -30,6 +30,7 @@ class Published:
         read: (root, whether a download is allowed) -> DataSet.
         classes: number of classes, each of which occurs in train and in test.
         train, test, unlabeled: number of images.
+        about: what the images show, in one line, for lists.
     """
 
     read: Callable[[str, bool], DataSet]
@@ -37,16 +38,28 @@ class Published:
     train: int
     test: int
     unlabeled: int = 0
+    about: str = ""
+
+    @property
+    def summary(self) -> str:
+        """Counts and `about`, in one line."""
+        return f"{self.classes} classes, {self.train:,}/{self.test:,} images: {self.about}"
 
 
 PUBLISHED = {
-    EMBEDDED: Published(lambda root, download: digits.load(), classes=10, train=1_297, test=500),
-    "MNIST": Published(mnist.load_mnist, classes=10, train=60_000, test=10_000),
-    "FashionMNIST": Published(mnist.load_fashion, classes=10, train=60_000, test=10_000),
-    "CIFAR10": Published(cifar.load_cifar10, classes=10, train=50_000, test=10_000),
-    "CIFAR100": Published(cifar.load_cifar100, classes=100, train=50_000, test=10_000),
-    "SVHN": Published(svhn.load, classes=10, train=73_257, test=26_032),
-    "STL10": Published(stl10.load, classes=10, train=5_000, test=8_000, unlabeled=100_000),
+    EMBEDDED: Published(
+        lambda root, download: digits.load(), classes=10, train=1_297, test=500,
+        about="handwritten digits, 8x8, grey; part of scikit-learn",
+    ),  # fmt: skip
+    "MNIST": Published(mnist.load_mnist, classes=10, train=60_000, test=10_000, about="handwritten digits, 28x28, grey"),
+    "FashionMNIST": Published(mnist.load_fashion, classes=10, train=60_000, test=10_000, about="clothes, 28x28, grey"),
+    "CIFAR10": Published(cifar.load_cifar10, classes=10, train=50_000, test=10_000, about="animals and vehicles, 32x32"),
+    "CIFAR100": Published(cifar.load_cifar100, classes=100, train=50_000, test=10_000, about="animals, plants and things, 32x32"),
+    "SVHN": Published(svhn.load, classes=10, train=73_257, test=26_032, about="digits of house numbers, 32x32"),
+    "STL10": Published(
+        stl10.load, classes=10, train=5_000, test=8_000, unlabeled=100_000,
+        about="animals and vehicles, 96x96; 100,000 more without labels",
+    ),  # fmt: skip
 }
 
 
