@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ssl_bench.datasets import cifar, digits, image_folder, mnist, stl10, svhn
+from ssl_bench.datasets import caltech101, cifar, cub200, digits, image_folder, mnist, photographs, stl10, sun397, svhn
 from ssl_bench.datasets.images import DataSet
 from ssl_bench.datasets.map_style import from_torchvision
 
@@ -60,6 +60,18 @@ PUBLISHED = {
         stl10.load, classes=10, train=5_000, test=8_000, unlabeled=100_000,
         about="animals and vehicles, 96x96; 100,000 more without labels",
     ),  # fmt: skip
+    "Food101": Published(photographs.load_food101, classes=101, train=75_750, test=25_250, about="dishes"),
+    "CUB200": Published(cub200.load, classes=200, train=5_994, test=5_794, about="birds (CUB-200-2011)"),
+    "Aircraft": Published(photographs.load_aircraft, classes=100, train=6_667, test=3_333, about="aircraft, by variant"),
+    "StanfordCars": Published(photographs.load_cars, classes=196, train=8_144, test=8_041, about="cars, by make, model and year"),
+    "SUN397": Published(sun397.load, classes=397, train=19_850, test=19_850, about="scenes, partition 1"),
+    "DTD": Published(photographs.load_dtd, classes=47, train=1_880, test=1_880, about="textures, partition 1"),
+    "OxfordIIITPets": Published(photographs.load_pets, classes=37, train=3_680, test=3_669, about="breeds of cats and dogs"),
+    "OxfordFlowers102": Published(
+        photographs.load_flowers, classes=102, train=1_020, test=6_149, unlabeled=1_020,
+        about="flowers; the validation part is unlabelled",
+    ),  # fmt: skip
+    "Caltech101": Published(caltech101.load, classes=102, train=3_060, test=6_084, about="things, animals, and background"),
 }
 
 

@@ -58,6 +58,8 @@ def crc_error(path: str, name: str) -> str | None:
             with zipfile.ZipFile(path) as archive:
                 damaged = archive.testzip()
                 return damaged and f"{damaged} in it is damaged"
+        if not os.path.getsize(path):
+            return "it is damaged (empty)"  # which gzip lets pass
         with gzip.open(path) as file:
             while file.read(1 << 20):
                 pass
@@ -79,7 +81,7 @@ def _extract(path: str, folder: str) -> None:
 
 def _extract_tar(path: str, folder: str) -> None:
     if not hasattr(tarfile, "data_filter"):
-        raise BadArchive(f"{path}: this Python cannot unpack it safely; take the latest release of your version, or unpack by hand")
+        raise BadArchive(f"{path}: this Python cannot unpack it safely; take the latest 3.10 or a newer one, or unpack by hand")
     with tarfile.open(path) as archive:
         archive.extractall(folder, filter="data")
 

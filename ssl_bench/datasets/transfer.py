@@ -95,10 +95,11 @@ def _receive(url: str, part: str) -> None:
         before = _size(part)
         try:
             return _transfer(url, part)
-        except _Broken:
+        except _Broken as broken:
+            last = broken
             if _size(part) <= before:
-                raise
-    raise _Broken(f"the connection was cut {ATTEMPTS} times")
+                break
+    raise last
 
 
 def _transfer(url: str, part: str) -> None:
