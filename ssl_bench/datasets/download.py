@@ -21,7 +21,7 @@ class Remote:
         name: of the file; archives (.tar, .tar.gz, .tgz, .zip) are unpacked where they lie.
         urls: where it may be fetched, tried in order; none: its host is gone, it can only be placed by hand.
         checksum: md5 (32 hex digits) or sha256 (64); "" where none is published, see `transfer.fetch`.
-        folder: where it belongs, below the root; "" is the root itself. In the root it is found too.
+        folder: where it belongs, below the root; "" is the root itself. An archive is found in the root too.
         makes: what unpacking it makes in `folder`; while something else is missing, an archive whose product is there is not
             fetched.
         inner: archives inside the archive that are unpacked too.
@@ -37,7 +37,7 @@ class Remote:
     def place(self, root: str) -> str:
         """Where the file lies, or is to be put."""
         places = [os.path.join(root, self.folder, self.name), os.path.join(root, self.name)]
-        return next(filter(os.path.isfile, places), places[0])
+        return next(filter(os.path.isfile, places[: 1 + is_archive(self.name)]), places[0])
 
     def made(self, root: str) -> bool:
         """Whether there is something that this file made."""
@@ -71,8 +71,8 @@ def read_or_fetch(
     except FileNotFoundError as error:
         absent = error
     todo = [file for file in files if not file.made(root)] or list(files)
-    lost = [file.name for file in todo if not os.path.isfile(file.place(root)) and not (download and file.urls)]
-    if len(lost) == len(todo):
+    todo = [file for file in todo if download and file.urls or is_archive(file.name) and os.path.isfile(file.place(root))]
+    if not todo:
         raise FileNotFoundError(f"{name} is not complete in {root} ({absent}); {by_hand}")
     try:
         with _folders(root, *(os.path.join(root, file.folder) for file in todo)), _alone(root):
@@ -87,7 +87,7 @@ def read_or_fetch(
     try:
         return read(root)
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{name} is not complete in {root}, though all files are there ({error}); {by_hand}") from None
+        raise FileNotFoundError(f"{name} is not complete in {root} ({error}); {by_hand}") from None
 
 
 def _complete(root: str, files: Sequence[Remote], download: bool) -> None:
@@ -95,8 +95,6 @@ def _complete(root: str, files: Sequence[Remote], download: bool) -> None:
         path = file.place(root)
         if download and file.urls:
             fetch(file.urls, file.checksum, path)
-        elif not os.path.isfile(path):
-            raise FileNotFoundError(f"no {file.name}")
         elif wrong := mismatch(path, file.checksum):
             raise FileNotFoundError(f"{file.name} there is damaged, or another version: {wrong}")
     for file in files:
