@@ -147,7 +147,8 @@ def test_another_range_than_was_asked_for_is_not_taken(tmp_path, site):
 def test_mirrors_are_tried_in_order_and_each_failure_is_said(tmp_path, site, capsys):
     urls = [DEAD, f"{site.url}/none", f"{site.url}/data.bin"]
     fetch(urls, MD5, str(tmp_path / "data.bin"))
-    first, second = capsys.readouterr().out.splitlines()
+    begun, first, second = capsys.readouterr().out.splitlines()
+    assert begun == f"fetching {DEAD}"
     assert first.startswith(f"note: {urls[0]}: ") and "refused" in first and first.endswith(f"; trying {urls[1]}")
     assert second == f"note: {urls[1]}: HTTP 404 Not Found; trying {urls[2]}"
     message = failure(urls[:2], MD5, tmp_path / "other")

@@ -326,7 +326,7 @@ def test_absent_without_download_says_what_to_place_where(tmp_path, name):
 
 
 def test_cars_host_is_gone_and_nothing_is_tried(tmp_path):
-    message = "their host is gone: ask those who have them.* or what they unpack to into .*stanford_cars"
+    message = "their host is gone: ask those who have them.*, unpacked or not, into .*stanford_cars"
     with pytest.raises(FileNotFoundError, match=message):
         mini("StanfordCars", tmp_path / "none", download=True)
     assert not (tmp_path / "none").exists()

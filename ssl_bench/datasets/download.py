@@ -99,6 +99,7 @@ def _complete(root: str, files: Sequence[Remote], download: bool) -> None:
             raise FileNotFoundError(f"{file.name} there is damaged, or another version: {wrong}")
     for file in files:
         if is_archive(file.name):
+            print(f"unpacking {file.place(root)}", flush=True)
             unpack(file.place(root), os.path.join(root, file.folder), file.inner)
 
 

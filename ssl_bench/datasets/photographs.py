@@ -116,10 +116,10 @@ def load_flowers(root: str, download: bool) -> DataSet:
 
 def _load(name: str, root: str, files: Sequence[Remote], base: str, make: Callable[[str], DataSet], download: bool) -> DataSet:
     """One of the sets below from torchvision's folder `base`, which `root` holds or is."""
-    where = os.path.join(root, files[0].folder)
+    where = os.path.join(root, files[0].folder) if files[0].folder else root
     pages = sorted({os.path.dirname(file.urls[0]) for file in files if file.urls})
     source = f" (from {', '.join(pages)})" if pages else " (their host is gone: ask those who have them)"
-    by_hand = f"put {', '.join(file.name for file in files)}{source} or what they unpack to into {where}"
+    by_hand = f"put {', '.join(file.name for file in files)}{source}, unpacked or not, into {where}"
     return read_or_fetch(name, root, partial(_read, name, base, make), files, by_hand, download)
 
 

@@ -27,8 +27,8 @@ def fetch(urls: Sequence[str], checksum: str, target: str) -> None:
     """Put a published file at `target`, unless it is there already with this checksum.
 
     Meanwhile its bytes lie beside it, in `.<name>.part`. They stay when the transfer is cut or the process ends, and the
-    next call goes on from them where the server allows it (HTTP ranges). Bytes with a wrong checksum are removed. A note
-    on stdout says why an address was given up for the next one.
+    next call goes on from them where the server allows it (HTTP ranges). Bytes with a wrong checksum are removed. Lines on
+    stdout say what is fetched, and why an address was given up for the next one.
 
     Args:
         urls: addresses of the file, tried in order.
@@ -45,8 +45,7 @@ def fetch(urls: Sequence[str], checksum: str, target: str) -> None:
     failures: list[str] = []
     try:
         for url in urls:
-            if failures:
-                print(f"note: {failures[-1]}; trying {url}", flush=True)
+            print(f"note: {failures[-1]}; trying {url}" if failures else f"fetching {url}", flush=True)
             try:
                 _receive_intact(url, checksum, target, part)
             except _Broken as broken:
