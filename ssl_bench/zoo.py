@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ssl_bench.datasets import cifar, digits, image_folder, mnist, stl10, svhn
+from ssl_bench.datasets import caltech101, cifar, cub200, digits, image_folder, mnist, photographs, stl10, sun397, svhn
 from ssl_bench.datasets.images import DataSet
 from ssl_bench.datasets.map_style import from_torchvision
 
@@ -30,6 +30,7 @@ class Published:
         read: (root, whether a download is allowed) -> DataSet.
         classes: number of classes, each of which occurs in train and in test.
         train, test, unlabeled: number of images.
+        about: what the images show, in one line, for lists.
     """
 
     read: Callable[[str, bool], DataSet]
@@ -37,16 +38,40 @@ class Published:
     train: int
     test: int
     unlabeled: int = 0
+    about: str = ""
+
+    @property
+    def summary(self) -> str:
+        """Counts and `about`, in one line."""
+        return f"{self.classes} classes, {self.train:,}/{self.test:,} images: {self.about}"
 
 
 PUBLISHED = {
-    EMBEDDED: Published(lambda root, download: digits.load(), classes=10, train=1_297, test=500),
-    "MNIST": Published(mnist.load_mnist, classes=10, train=60_000, test=10_000),
-    "FashionMNIST": Published(mnist.load_fashion, classes=10, train=60_000, test=10_000),
-    "CIFAR10": Published(cifar.load_cifar10, classes=10, train=50_000, test=10_000),
-    "CIFAR100": Published(cifar.load_cifar100, classes=100, train=50_000, test=10_000),
-    "SVHN": Published(svhn.load, classes=10, train=73_257, test=26_032),
-    "STL10": Published(stl10.load, classes=10, train=5_000, test=8_000, unlabeled=100_000),
+    EMBEDDED: Published(
+        lambda root, download: digits.load(), classes=10, train=1_297, test=500,
+        about="handwritten digits, 8x8, grey; part of scikit-learn",
+    ),  # fmt: skip
+    "MNIST": Published(mnist.load_mnist, classes=10, train=60_000, test=10_000, about="handwritten digits, 28x28, grey"),
+    "FashionMNIST": Published(mnist.load_fashion, classes=10, train=60_000, test=10_000, about="clothes, 28x28, grey"),
+    "CIFAR10": Published(cifar.load_cifar10, classes=10, train=50_000, test=10_000, about="animals and vehicles, 32x32"),
+    "CIFAR100": Published(cifar.load_cifar100, classes=100, train=50_000, test=10_000, about="animals, plants and things, 32x32"),
+    "SVHN": Published(svhn.load, classes=10, train=73_257, test=26_032, about="digits of house numbers, 32x32"),
+    "STL10": Published(
+        stl10.load, classes=10, train=5_000, test=8_000, unlabeled=100_000,
+        about="animals and vehicles, 96x96; 100,000 more without labels",
+    ),  # fmt: skip
+    "Food101": Published(photographs.load_food101, classes=101, train=75_750, test=25_250, about="dishes"),
+    "CUB200": Published(cub200.load, classes=200, train=5_994, test=5_794, about="birds (CUB-200-2011)"),
+    "Aircraft": Published(photographs.load_aircraft, classes=100, train=6_667, test=3_333, about="aircraft, by variant"),
+    "StanfordCars": Published(photographs.load_cars, classes=196, train=8_144, test=8_041, about="cars, by make, model and year"),
+    "SUN397": Published(sun397.load, classes=397, train=19_850, test=19_850, about="scenes, partition 1"),
+    "DTD": Published(photographs.load_dtd, classes=47, train=1_880, test=1_880, about="textures, partition 1"),
+    "OxfordIIITPets": Published(photographs.load_pets, classes=37, train=3_680, test=3_669, about="breeds of cats and dogs"),
+    "OxfordFlowers102": Published(
+        photographs.load_flowers, classes=102, train=1_020, test=6_149, unlabeled=1_020,
+        about="flowers; the validation part is unlabelled",
+    ),  # fmt: skip
+    "Caltech101": Published(caltech101.load, classes=102, train=3_060, test=6_084, about="things, animals, and background"),
 }
 
 
