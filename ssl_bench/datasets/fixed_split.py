@@ -31,7 +31,7 @@ def fixed_split(
     counts = np.bincount(targets)
     wanted = np.broadcast_to(np.asarray(train_per_class), counts.shape)
     for index in np.flatnonzero((wanted < 1) | (wanted >= counts)):
-        raise ValueError(f"class {index} has {counts[index]} images, {wanted[index]} for training and others for test were expected")
+        raise ValueError(f"class {index} has {counts[index]} images, expected {wanted[index]} for training and others for test")
     random = np.random.RandomState(seed)
     is_train = np.zeros(len(targets), dtype=bool)
     for index, number in enumerate(wanted):
