@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from itertools import chain
 
 import numpy as np
 
@@ -23,9 +24,9 @@ def by_class(folder: str) -> dict[str, list[str]]:
 
 def images_of(classes: Sequence[str], files: Mapping[str, Sequence[str]]) -> Images:
     """The files of all classes as one part, class by class; a class that `files` lacks has no image."""
-    counts = [len(files.get(name, ())) for name in classes]
-    targets = np.repeat(np.arange(len(classes), dtype=np.int64), counts)
-    return Images(targets, paths=tuple(path for name in classes for path in files.get(name, ())))
+    lists = [files.get(name, ()) for name in classes]
+    targets = np.repeat(np.arange(len(classes), dtype=np.int64), [len(paths) for paths in lists])
+    return Images(targets, paths=tuple(chain.from_iterable(lists)))
 
 
 def two_parts(name: str, train: Mapping[str, Sequence[str]], test: Mapping[str, Sequence[str]]) -> DataSet:

@@ -98,7 +98,7 @@ def _read_imagenet100(root: str) -> DataSet:
 def _data(name: str, root: str, layout: _Layout, wnids: Sequence[str]) -> DataSet:
     folders = [layout.train[wnid] for wnid in wnids]
     folders += [layout.test_folders[wnid] for wnid in wnids] if layout.test_folders else []
-    paths = [[os.path.join(folder, file) for file in files] for folder, files in zip(folders, listed(folders, root))]
+    paths = [[f"{folder}{os.sep}{file}" for file in files] for folder, files in zip(folders, listed(folders, root))]
     test = dict(zip(wnids, paths[len(wnids) :])) if layout.test_folders else layout.test_files
     return DataSet(name, tuple(wnids), images_of(wnids, dict(zip(wnids, paths))), images_of(wnids, test))
 
