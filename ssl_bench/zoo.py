@@ -13,7 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ssl_bench.datasets import (
+    caltech101,
     cifar,
+    cub200,
     digits,
     dogs,
     eurosat,
@@ -22,8 +24,10 @@ from ssl_bench.datasets import (
     mini_imagenet,
     mnist,
     patch_camelyon,
+    photographs,
     resisc45,
     stl10,
+    sun397,
     svhn,
 )
 from ssl_bench.datasets.images import DataSet
@@ -46,6 +50,7 @@ class Published:
         train_per_class, test_per_class: least and most images of a class, where known.
         class_names: the published classes, to name one that is missing.
         remedy: what to do about a wrong count.
+        about: what the images show, in one line, for lists.
     """
 
     read: Callable[[str, bool], DataSet]
@@ -57,32 +62,69 @@ class Published:
     test_per_class: tuple[int, int] | None = None
     class_names: Callable[[], list[str]] | None = None
     remedy: str = "remove the files and fetch them again"
+    about: str = ""
+
+    @property
+    def summary(self) -> str:
+        """Counts and `about`, in one line."""
+        train = f"{self.train:,}" if self.train is not None else "some"
+        return f"{self.classes} classes, {train}/{self.test:,} images: {self.about}"
 
 
 _UNPACK = "unpack the archive again"
 PUBLISHED = {
-    EMBEDDED: Published(lambda root, download: digits.load(), classes=10, train=1_297, test=500),
-    "MNIST": Published(mnist.load_mnist, classes=10, train=60_000, test=10_000),
-    "FashionMNIST": Published(mnist.load_fashion, classes=10, train=60_000, test=10_000),
-    "CIFAR10": Published(cifar.load_cifar10, classes=10, train=50_000, test=10_000),
-    "CIFAR100": Published(cifar.load_cifar100, classes=100, train=50_000, test=10_000),
-    "SVHN": Published(svhn.load, classes=10, train=73_257, test=26_032),
-    "STL10": Published(stl10.load, classes=10, train=5_000, test=8_000, unlabeled=100_000),
-    "StanfordDogs": Published(dogs.load, classes=120, train=12_000, test=8_580, train_per_class=(100, 100)),
-    "EuroSAT": Published(eurosat.load, classes=10, train=21_600, test=5_400),
-    "Resisc45": Published(resisc45.load, classes=45, train=25_200, test=6_300, remedy=_UNPACK),
-    "PatchCamelyon": Published(patch_camelyon.load, classes=2, train=262_144, test=32_768),
+    EMBEDDED: Published(
+        lambda root, download: digits.load(), classes=10, train=1_297, test=500,
+        about="handwritten digits, 8x8, grey; part of scikit-learn",
+    ),  # fmt: skip
+    "MNIST": Published(mnist.load_mnist, classes=10, train=60_000, test=10_000, about="handwritten digits, 28x28, grey"),
+    "FashionMNIST": Published(mnist.load_fashion, classes=10, train=60_000, test=10_000, about="clothes, 28x28, grey"),
+    "CIFAR10": Published(cifar.load_cifar10, classes=10, train=50_000, test=10_000, about="animals and vehicles, 32x32"),
+    "CIFAR100": Published(cifar.load_cifar100, classes=100, train=50_000, test=10_000, about="animals, plants and things, 32x32"),
+    "SVHN": Published(svhn.load, classes=10, train=73_257, test=26_032, about="digits of house numbers, 32x32"),
+    "STL10": Published(
+        stl10.load, classes=10, train=5_000, test=8_000, unlabeled=100_000,
+        about="animals and vehicles, 96x96; 100,000 more without labels",
+    ),  # fmt: skip
+    "Food101": Published(photographs.load_food101, classes=101, train=75_750, test=25_250, about="dishes"),
+    "CUB200": Published(cub200.load, classes=200, train=5_994, test=5_794, about="birds (CUB-200-2011)"),
+    "Aircraft": Published(photographs.load_aircraft, classes=100, train=6_667, test=3_333, about="aircraft, by variant"),
+    "StanfordCars": Published(photographs.load_cars, classes=196, train=8_144, test=8_041, about="cars, by make, model and year"),
+    "SUN397": Published(sun397.load, classes=397, train=19_850, test=19_850, about="scenes, partition 1"),
+    "DTD": Published(photographs.load_dtd, classes=47, train=1_880, test=1_880, about="textures, partition 1"),
+    "OxfordIIITPets": Published(photographs.load_pets, classes=37, train=3_680, test=3_669, about="breeds of cats and dogs"),
+    "OxfordFlowers102": Published(
+        photographs.load_flowers, classes=102, train=1_020, test=6_149, unlabeled=1_020,
+        about="flowers; the validation part is unlabelled",
+    ),  # fmt: skip
+    "Caltech101": Published(caltech101.load, classes=102, train=3_060, test=6_084, about="things, animals, and background"),
+    "StanfordDogs": Published(
+        dogs.load, classes=120, train=12_000, test=8_580, train_per_class=(100, 100),
+        about="breeds of dogs, out of ImageNet",
+    ),  # fmt: skip
+    "EuroSAT": Published(eurosat.load, classes=10, train=21_600, test=5_400, about="land use in satellite images, 64x64"),
+    "Resisc45": Published(
+        resisc45.load, classes=45, train=25_200, test=6_300, remedy=_UNPACK,
+        about="scenes from the air, 256x256 (NWPU)",
+    ),  # fmt: skip
+    "PatchCamelyon": Published(
+        patch_camelyon.load, classes=2, train=262_144, test=32_768,
+        about="lymph node tissue with or without tumour, 96x96",
+    ),  # fmt: skip
     "ImageNet": Published(
         imagenet.load_imagenet, classes=1_000, train=1_281_167, test=50_000,
         train_per_class=(732, 1_300), test_per_class=(50, 50), class_names=imagenet.wnids, remedy=_UNPACK,
+        about="things, animals and plants (ILSVRC 2012)",
     ),  # fmt: skip
     "ImageNet100": Published(
         imagenet.load_imagenet100, classes=100, train=None, test=5_000,
         train_per_class=(732, 1_300), test_per_class=(50, 50), remedy=_UNPACK,
+        about="100 classes of ImageNet, which ones your folder says",
     ),  # fmt: skip
     "MiniImageNet": Published(
         mini_imagenet.load, classes=100, train=50_000, test=10_000,
         train_per_class=(500, 500), test_per_class=(100, 100), remedy=_UNPACK,
+        about="100 classes of 600 ImageNet images, joined for classification",
     ),  # fmt: skip
 }
 

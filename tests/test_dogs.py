@@ -2,13 +2,14 @@
 from __future__ import annotations
 
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from trees import error_of, files_of, mini, served, shrunk, write_tree
 
-from ssl_bench.datasets import dogs
+from ssl_bench.datasets import dogs, image_list
 
 scipy_io = pytest.importorskip("scipy.io")
 BREEDS = ["n02085620-Chihuahua", "n02085782-Japanese_spaniel"]
@@ -49,17 +50,40 @@ def test_the_official_archives(tmp_path, monkeypatch, by_hand):
                 packed.add(source / member, member)
     if by_hand:
         root.mkdir()
-        for archive in dogs.ARCHIVES:
+        for archive in ("lists.tar", "images.tar"):
             (source / archive).rename(root / archive)
     with served(source) as url:
-        monkeypatch.setattr(dogs, "PAGE", url)
+        monkeypatch.setattr(dogs, "FILES", [replace(file, urls=(f"{url}/{file.name}",)) for file in dogs.FILES])
         assert len(mini("StanfordDogs", root, download=not by_hand).train) == 4
     (root / "Images" / BREEDS[0] / f"{BREEDS[0]}_3.jpg").unlink()
-    if by_hand:
-        assert len(mini("StanfordDogs", root).train) == 4  # unpacked again
-    else:
-        message = error_of("StanfordDogs", root, download=False)
-        assert "1 of the 4 files of a list are missing" in message and "put lists.tar and images.tar (from" in message
+    assert len(mini("StanfordDogs", root).train) == 4  # unpacked again
+    (root / "Images" / BREEDS[0] / f"{BREEDS[0]}_3.jpg").unlink()
+    (root / "images.tar").unlink()
+    (root / "lists.tar").unlink()
+    message = error_of("StanfordDogs", root, download=False)
+    assert "1 of the 4 files of a list are missing" in message and "put lists.tar and images.tar (from" in message
+
+
+def test_an_archive_that_is_cut_short_is_named(tmp_path):
+    write_dogs(tmp_path / "source")
+    with tarfile.open(tmp_path / "images.tar", "w") as packed:
+        packed.add(tmp_path / "source" / "Images", "Images")
+    content = (tmp_path / "images.tar").read_bytes()
+    (tmp_path / "images.tar").write_bytes(content[: len(content) // 2])
+    assert "images.tar there is damaged" in error_of("StanfordDogs", tmp_path, download=False)
+    assert not (tmp_path / "Images").exists()
+
+
+def test_tllibs_layout(tmp_path):
+    write_tree(tmp_path / "train", BREEDS, 2)
+    write_tree(tmp_path / "test", BREEDS, 1)
+    (tmp_path / "image_list").mkdir()
+    for part, names in (("train", "train_100.txt"), ("test", "test.txt")):
+        paths = sorted((tmp_path / part).rglob("*.jpg"))
+        rows = [f"{path.relative_to(tmp_path)} {BREEDS.index(path.parent.name)}" for path in paths]
+        (tmp_path / "image_list" / names).write_text("\n".join(rows))
+    data = image_list.load("StanfordDogs", str(tmp_path), 2)
+    assert data.classes == tuple(BREEDS) and data.train.targets.tolist() == [0, 0, 1, 1]
 
 
 def test_what_is_missing_is_named(tmp_path, monkeypatch):

@@ -90,12 +90,13 @@ def test_data_set_checks_targets():
     hidden = Images(np.full(6, -1, dtype=np.int64), images.pixels)
     DataSet("x", ("a", "b"), images, images, hidden)
     DataSet("x", ("a", "b"), hidden, images)
+    DataSet("x", ("a", "b"), images, images, images)  # true labels, for an oracle
     with pytest.raises(ValueError, match="train targets must lie in -1..0 .*got 0..1"):
         DataSet("x", ("a",), images, images)
     with pytest.raises(ValueError, match="test targets"):
         DataSet("x", ("a", "b"), images, hidden)
-    with pytest.raises(ValueError, match="unlabeled targets"):
-        DataSet("x", ("a", "b"), images, images, images)
+    with pytest.raises(ValueError, match="unlabeled targets must lie in -1..1"):
+        DataSet("x", ("a", "b"), images, images, Images(np.full(6, 2, dtype=np.int64), images.pixels))
     with pytest.raises(ValueError, match="test part has no images"):
         DataSet("x", ("a", "b"), images, images.take([]))
 

@@ -20,7 +20,7 @@ from ssl_bench.datasets.cache import with_cache
 from ssl_bench.datasets.mapped_rows import MappedRows
 
 h5py = pytest.importorskip("h5py")
-FILES = [name for part in ("train", "test") for name, _ in patch_camelyon._files(part)]
+FILES = [file.makes for part in ("train", "test") for file in patch_camelyon._files(part)]
 
 
 def write_pcam(folder: Path, *, count: int = 5, **layout) -> dict[str, np.ndarray]:
@@ -28,7 +28,7 @@ def write_pcam(folder: Path, *, count: int = 5, **layout) -> dict[str, np.ndarra
     folder.mkdir(parents=True, exist_ok=True)
     random, arrays = np.random.RandomState(0), {}
     for part, n in (("train", count), ("test", 2)):
-        images, labels = (name for name, _ in patch_camelyon._files(part))
+        images, labels = (file.makes for file in patch_camelyon._files(part))
         arrays[images] = random.randint(0, 256, (n, 96, 96, 3)).astype(np.uint8)
         arrays[labels] = (np.arange(n) % 2).astype(np.uint8).reshape(n, 1, 1, 1)
         for name, key in ((images, "x"), (labels, "y")):

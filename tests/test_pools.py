@@ -33,6 +33,16 @@ def test_the_oracle_gets_every_label_there_is_and_no_other():
     assert len(pools.labeled) == 20 and pools.labeled.targets.min() == 0
 
 
+def test_hidden_labels_of_further_images_are_the_oracles_alone():
+    """TLlib's Flowers: the rest of the training part, then the validation part, whose labels only an oracle sees."""
+    pools = make_pools(data(images(6, 100)), 3, seed=1)
+    oracle = with_true_labels(pools)
+    assert (len(pools.labeled), len(pools.unlabeled)) == (6, 20) and (len(oracle.labeled), len(oracle.unlabeled)) == (26, 20)
+    assert oracle.labeled.targets.tolist() == pools.labeled.targets.tolist() + pools.unlabeled.targets.tolist()
+    everything = make_pools(data(images(6, 100)), 3, seed=1, all_labeled=True)
+    assert (len(everything.labeled), len(everything.unlabeled)) == (20, 6)
+
+
 def test_a_saved_split_is_read_again_whatever_the_seed(tmp_path):
     saved = tmp_path / "split.npz"
     first = make_pools(data(), 3, seed=1, saved=saved)

@@ -4,6 +4,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -59,13 +60,14 @@ def test_eurosats_archive(tmp_path, land, monkeypatch, by_hand):
     with zipfile.ZipFile(archive, "w") as packed:
         for path in land.rglob("*.jpg"):
             packed.write(path, path.relative_to(land.parent))
-    monkeypatch.setattr(eurosat, "MD5", hashlib.md5(archive.read_bytes()).hexdigest())
+    checksum = hashlib.md5(archive.read_bytes()).hexdigest()
     root = tmp_path / "to"
     if by_hand:
         root.mkdir()
         archive.rename(root / "EuroSAT.zip")
     with served(tmp_path / "from") as url:
-        monkeypatch.setattr(eurosat, "URL", f"{url}/EuroSAT.zip")
+        (file,) = eurosat.FILES
+        monkeypatch.setattr(eurosat, "FILES", [replace(file, urls=(f"{url}/EuroSAT.zip",), checksum=checksum)])
         assert len(mini("EuroSAT", root, download=not by_hand).train) == 20
     assert len(mini("EuroSAT", root).train) == 20
 

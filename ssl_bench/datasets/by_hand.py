@@ -14,8 +14,4 @@ def read_placed(name: str, root: str, read: Callable[[str], DataSet], how: str) 
         FileNotFoundError: files are missing.
         NotADirectoryError: `root` is a file.
     """
-    return read_or_fetch(name, root, read, _never, f"it is never downloaded: {how}", download=False)
-
-
-def _never(folder: str) -> None:
-    raise AssertionError(f"nothing is downloaded into {folder}")
+    return read_or_fetch(name, root, read, (), f"it is never downloaded: {how}", download=False)

@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ssl_bench.datasets.archive import unpack_if_intact
-from ssl_bench.datasets.download import read_or_fetch
+from ssl_bench.datasets.download import Remote, read_or_fetch
 from ssl_bench.datasets.images import DataSet, Images
 
 
@@ -35,13 +34,8 @@ def load_cifar100(root: str, download: bool) -> DataSet:
 
 def _load(name: str, kind: Any, root: str, download: bool) -> DataSet:
     by_hand = f"put {kind.filename} (from {kind.url}) or its unpacked folder {kind.base_folder} into {root}"
-    return read_or_fetch(name, root, partial(_read, name, kind), partial(_fetch, kind), by_hand, download)
-
-
-def _fetch(kind: Any, folder: str) -> None:
-    from torchvision.datasets.utils import download_and_extract_archive
-
-    download_and_extract_archive(kind.url, folder, filename=kind.filename, md5=kind.tgz_md5)
+    files = [Remote(kind.filename, (kind.url,), kind.tgz_md5, makes=kind.base_folder)]
+    return read_or_fetch(name, root, partial(_read, name, kind), files, by_hand, download)
 
 
 def _read(name: str, kind: Any, root: str) -> DataSet:
@@ -49,9 +43,7 @@ def _read(name: str, kind: Any, root: str) -> DataSet:
         train = kind(root, train=True)
     # torchvision's word for files that are missing or have another checksum.
     except RuntimeError:
-        if not unpack_if_intact(root, kind.filename, kind.tgz_md5):
-            raise FileNotFoundError(f"files in {kind.base_folder} are missing or damaged") from None
-        train = kind(root, train=True)
+        raise FileNotFoundError(f"files in {kind.base_folder} are missing or damaged") from None
     test = kind(root, train=False)
     return DataSet(name, tuple(train.classes), _part(train), _part(test))
 

@@ -6,50 +6,38 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from ssl_bench.datasets.archive import unpack_if_intact
+from ssl_bench.datasets import image_list
 from ssl_bench.datasets.class_folders import by_class
-from ssl_bench.datasets.download import read_or_fetch
+from ssl_bench.datasets.download import Remote, read_or_fetch
 from ssl_bench.datasets.images import DataSet, Images
 
 PAGE = "http://vision.stanford.edu/aditya86/ImageNetDogs"
-ARCHIVES = ("lists.tar", "images.tar")
 LISTS = ("train_list.mat", "test_list.mat")
 FOLDER = "Images"
+FILES = (
+    # The page gives no checksums.
+    Remote("lists.tar", (f"{PAGE}/lists.tar",), "", makes=LISTS[0]),
+    Remote("images.tar", (f"{PAGE}/images.tar",), "", makes=FOLDER),
+)
 
 
 def load(root: str, download: bool) -> DataSet:
     """12,000 / 8,580 images, as files; 100 of each class for training.
 
     In `root` lie the two archives, or what they hold: `Images/<class>/*.jpg`, `train_list.mat` and `test_list.mat` (these may
-    also lie in `lists/`). Classes are the folders (`n02085620-Chihuahua`) in the order of the lists' labels 1..120. No checksums
-    were published: instead every file of the lists must be there.
+    also lie in `lists/`); or TLlib's layout, see `image_list`. Classes are the folders (`n02085620-Chihuahua`) in the order
+    of the lists' labels 1..120. No checksums were published: instead every file of the lists must be there.
 
     Raises:
         FileNotFoundError: files are missing and `download` is off.
         OSError: the download failed.
         ValueError: a list is damaged, or scipy is missing.
     """
-    by_hand = f"put {' and '.join(ARCHIVES)} (from {PAGE}), or what they hold, into {root}"
-    return read_or_fetch("StanfordDogs", root, _read, _fetch, by_hand, download)
-
-
-def _fetch(folder: str) -> None:
-    from torchvision.datasets.utils import download_and_extract_archive
-
-    for archive in ARCHIVES:
-        download_and_extract_archive(f"{PAGE}/{archive}", folder, filename=archive, remove_finished=True)
+    by_hand = f"put lists.tar and images.tar (from {PAGE}), or what they hold, into {root}"
+    return image_list.load("StanfordDogs", root, 120) or read_or_fetch("StanfordDogs", root, _read, FILES, by_hand, download)
 
 
 def _read(root: str) -> DataSet:
-    try:
-        return _unpacked(root)
-    except FileNotFoundError:
-        if not any([unpack_if_intact(root, archive, None) for archive in ARCHIVES]):
-            raise
-    return _unpacked(root)
-
-
-def _unpacked(root: str) -> DataSet:
     lists = [_list(root, name) for name in LISTS]
     if not os.path.isdir(os.path.join(root, FOLDER)):
         raise FileNotFoundError(f"no {FOLDER}")
@@ -63,7 +51,7 @@ def _unpacked(root: str) -> DataSet:
         folders |= dict(zip(targets.tolist(), (PurePosixPath(name).parts[0] for name in names)))
         parts.append(Images(targets, paths=tuple(paths)))
     if sorted(folders) != list(range(len(folders))):
-        raise ValueError(f"StanfordDogs: the lists' labels are not 1..{len(folders)}: unpack {ARCHIVES[0]} again")
+        raise ValueError(f"StanfordDogs: the lists' labels are not 1..{len(folders)}: unpack lists.tar again")
     return DataSet("StanfordDogs", tuple(folders[label] for label in range(len(folders))), *parts)
 
 
@@ -84,7 +72,7 @@ def _list(root: str, name: str) -> tuple[list[str], np.ndarray]:
         raise
     # For bytes that are no .mat file scipy raises almost anything (MatReadError, zlib.error, KeyError, TypeError ...).
     except Exception as error:
-        raise ValueError(f"{path} is damaged ({' '.join(str(error).split())}): unpack {ARCHIVES[0]} again") from error
+        raise ValueError(f"{path} is damaged ({' '.join(str(error).split())}): unpack lists.tar again") from error
     if len(names) != len(targets):
-        raise ValueError(f"{path} is damaged ({len(names)} names, {len(targets)} labels): unpack {ARCHIVES[0]} again")
+        raise ValueError(f"{path} is damaged ({len(names)} names, {len(targets)} labels): unpack lists.tar again")
     return names, targets

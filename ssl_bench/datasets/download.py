@@ -1,92 +1,143 @@
-"""Fetching a published set without leaving anything half done, and saying how to place it by hand."""
+"""A published set: read where it lies, unpacked if its archives were placed by hand, else fetched."""
 from __future__ import annotations
 
 import os
-import shutil
-import socket
-import tarfile
-import tempfile
-import zlib
-from collections.abc import Callable
-from http.client import HTTPException
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
 
+from ssl_bench.datasets.archive import BadArchive, is_archive, unpack
+from ssl_bench.datasets.file_lock import FileLock
 from ssl_bench.datasets.images import DataSet
+from ssl_bench.datasets.transfer import fetch, mismatch
 
-STALLED_SECONDS = 60.0
-"""A connection that says nothing for so long is given up; without a limit it would wait for ever."""
+
+@dataclass(frozen=True)
+class Remote:
+    """A file of a published set.
+
+    Attributes:
+        name: of the file; archives (.tar, .tar.gz, .tgz, .zip) are unpacked where they lie.
+        urls: where it may be fetched, tried in order; none: its host is gone, it can only be placed by hand.
+        checksum: md5 (32 hex digits) or sha256 (64); "" where none is published, see `transfer.fetch`.
+        folder: where it belongs, below the root; "" is the root itself. An archive is found in the root too.
+        makes: what unpacking it makes in `folder`; while something else is missing, an archive whose product is there is not
+            fetched.
+        inner: archives inside the archive that are unpacked too.
+    """
+
+    name: str
+    urls: tuple[str, ...]
+    checksum: str
+    folder: str = ""
+    makes: str = ""
+    inner: tuple[str, ...] = ()
+
+    def place(self, root: str) -> str:
+        """Where the file lies, or is to be put."""
+        places = [os.path.join(root, self.folder, self.name), os.path.join(root, self.name)]
+        return next(filter(os.path.isfile, places[: 1 + is_archive(self.name)]), places[0])
+
+    def made(self, root: str) -> bool:
+        """Whether there is something that this file made."""
+        return os.path.exists(os.path.join(root, self.folder, self.makes or self.name))
 
 
 def read_or_fetch(
-    name: str,
-    root: str,
-    read: Callable[[str], DataSet],
-    fetch: Callable[[str], None],
-    by_hand: str,
-    download: bool,
+    name: str, root: str, read: Callable[[str], DataSet], files: Sequence[Remote], by_hand: str, download: bool
 ) -> DataSet:
-    """Read a set from `root`; if it is not there, fetch it and read again.
+    """Read a set from `root`; if it is not there, unpack the archives that lie there, fetch what is missing, and read again.
 
-    Files are fetched into a hidden folder inside `root` and moved when all are complete, so an interrupted download
-    leaves nothing behind and nothing that was there before is removed.
+    Files and folders appear whole, under their own names; nothing that was there before is removed, damaged files are
+    replaced. One process at a time does this, others wait and then read.
 
     Args:
         name: of the set, for messages.
         root: folder of the data; created for a download.
         read: folder -> DataSet; raises FileNotFoundError when files are missing or damaged.
-        fetch: downloads into the folder it is given, and checks what came.
-        by_hand: how to place the files by hand, as in "put A and B there (from URL)".
+        files: what the set is published as.
+        by_hand: how to place the files by hand, as in "put A and B into ROOT".
         download: whether fetching is allowed.
 
     Raises:
-        FileNotFoundError: absent, and `download` is off.
-        OSError: the download failed.
+        FileNotFoundError: absent, and `download` is off, or there is nowhere to fetch it from.
+        OSError: the download failed, or an archive cannot be unpacked.
     """
     if os.path.lexists(root) and not os.path.isdir(root):
         raise NotADirectoryError(f"{name}: {root} is a file, not a folder; {by_hand}")
     try:
         return read(root)
-    except FileNotFoundError as absent:
-        if not download:
-            raise FileNotFoundError(f"{name} is not complete in {root} ({absent}); {by_hand}") from None
-    _fetch_all_or_nothing(name, root, fetch, by_hand)
-    return read(root)
-
-
-def _fetch_all_or_nothing(name: str, root: str, fetch: Callable[[str], None], by_hand: str) -> None:
-    created = _missing_folders(root)
-    staging = None
-    patience = socket.getdefaulttimeout()
+    except FileNotFoundError as error:
+        absent = error
+    todo = [file for file in files if not file.made(root)] or list(files)
+    todo = [file for file in todo if download and file.urls or is_archive(file.name) and os.path.isfile(file.place(root))]
+    if not todo:
+        raise FileNotFoundError(f"{name} is not complete in {root} ({absent}); {by_hand}")
     try:
-        os.makedirs(root, exist_ok=True)
-        staging = tempfile.mkdtemp(prefix=".download-", dir=root)
-        socket.setdefaulttimeout(STALLED_SECONDS)
-        fetch(staging)
-        _move_files(staging, root)
-    # torchvision reports a wrong checksum as RuntimeError; a cut connection shows as any of the others.
-    except (OSError, RuntimeError, ValueError, EOFError, HTTPException, tarfile.TarError, zlib.error) as error:
+        with _folders(root, *(os.path.join(root, file.folder) for file in todo)), _alone(root):
+            with suppress(FileNotFoundError):
+                return read(root)  # another process was faster
+            _complete(root, todo, download)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{name} is not complete in {root} ({error}); {by_hand}") from None
+    except (OSError, BadArchive) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise OSError(f"{name}: the download to {root} failed ({reason}); {by_hand}") from error
+    try:
+        return read(root)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{name} is not complete in {root} ({error}); {by_hand}") from None
+
+
+def _complete(root: str, files: Sequence[Remote], download: bool) -> None:
+    for file in files:
+        path = file.place(root)
+        if download and file.urls:
+            fetch(file.urls, file.checksum, path)
+        elif wrong := mismatch(path, file.checksum):
+            raise FileNotFoundError(f"{file.name} there is damaged, or another version: {wrong}")
+    for file in files:
+        if is_archive(file.name):
+            unpack(file.place(root), os.path.join(root, file.folder), file.inner)
+
+
+@contextmanager
+def _alone(root: str) -> Iterator[None]:
+    """No other process fetches into `root` meanwhile."""
+    path = Path(root, ".download.lock")
+    while True:
+        lock = FileLock(path)
+        lock.exclusive(f"waiting for another run that fetches into {root}")
+        if not lock.is_stale():
+            break
+        lock.close()
+    try:
+        yield
     finally:
-        socket.setdefaulttimeout(patience)
-        if staging is not None:
-            shutil.rmtree(staging, ignore_errors=True)
+        path.unlink(missing_ok=True)
+        lock.close()
+
+
+@contextmanager
+def _folders(*folders: str) -> Iterator[None]:
+    """These folders exist meanwhile; those made for it and still empty go again."""
+    created = []
+    try:
+        for folder in folders:
+            created[:0] = _missing_folders(folder)
+            os.makedirs(folder, exist_ok=True)
+        yield
+    finally:
         for folder in created:
-            if os.path.isdir(folder) and not os.listdir(folder):
+            with suppress(OSError):  # not empty
                 os.rmdir(folder)
 
 
-def _missing_folders(root: str) -> list[str]:
-    """`root` and those above it that do not exist yet, the deepest first."""
-    missing, folder = [], os.path.abspath(root)
+def _missing_folders(folder: str) -> list[str]:
+    """`folder` and those above it that do not exist yet, the deepest first."""
+    missing, folder = [], os.path.abspath(folder)
     while not os.path.lexists(folder):
         missing.append(folder)
         folder = os.path.dirname(folder)
     return missing
-
-
-def _move_files(staging: str, root: str) -> None:
-    for folder, _, names in os.walk(staging):
-        target = os.path.join(root, os.path.relpath(folder, staging))
-        os.makedirs(target, exist_ok=True)
-        for name in names:
-            os.replace(os.path.join(folder, name), os.path.join(target, name))

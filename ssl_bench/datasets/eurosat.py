@@ -4,17 +4,13 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
-from ssl_bench.datasets.archive import unpack_if_intact
 from ssl_bench.datasets.class_folders import by_class, one_pile
-from ssl_bench.datasets.download import read_or_fetch
+from ssl_bench.datasets.download import Remote, read_or_fetch
 from ssl_bench.datasets.images import DataSet, Images
 from ssl_bench.datasets.resident import decode_together
 
-ARCHIVE = "EuroSAT.zip"
-URL = (
-    "https://huggingface.co/datasets/torchgeo/eurosat/resolve/c877bcd43f099cd0196738f714544e355477f3fd/EuroSAT.zip"
-)
-MD5 = "c8fa014336c82ac7804f0398fcb19387"
+_MIRROR = "https://huggingface.co/datasets/torchgeo/eurosat/resolve/c877bcd43f099cd0196738f714544e355477f3fd"
+FILES = (Remote("EuroSAT.zip", (f"{_MIRROR}/EuroSAT.zip",), "c8fa014336c82ac7804f0398fcb19387", "eurosat", "2750"),)
 # torchvision's two, the archive's own folder and Zenodo's; the last is a root that holds the class folders themselves.
 _PLACES = ("eurosat/2750", "2750", "EuroSAT", "EuroSAT_RGB", "")
 _ONE_CLASS = "AnnualCrop"
@@ -34,22 +30,15 @@ def load(root: str, download: bool) -> DataSet:
         ValueError: a class has too few images.
         UnreadableImage: a file cannot be decoded.
     """
-    by_hand = f"put {ARCHIVE} (from {URL}, or EuroSAT_RGB.zip from zenodo.org/records/7711810) or its unpacked folder into {root}"
-    return read_or_fetch("EuroSAT", root, _read, _fetch, by_hand, download)
-
-
-def _fetch(folder: str) -> None:
-    from torchvision.datasets.utils import download_and_extract_archive
-
-    inner = os.path.join(folder, "eurosat")  # where torchvision looks for it too
-    os.makedirs(inner)
-    download_and_extract_archive(URL, inner, filename=ARCHIVE, md5=MD5, remove_finished=True)
+    by_hand = (
+        f"put EuroSAT.zip (from {_MIRROR}), or its unpacked folder, or that of EuroSAT_RGB.zip (from zenodo.org/records/7711810), "
+        f"into {root}"
+    )
+    return read_or_fetch("EuroSAT", root, _read, FILES, by_hand, download)
 
 
 def _read(root: str) -> DataSet:
     folder = _find(root)
-    if folder is None and any(unpack_if_intact(os.path.join(root, place), ARCHIVE, MD5) for place in ("", "eurosat")):
-        folder = _find(root)
     if folder is None:
         raise FileNotFoundError(f"no folder with the class folder {_ONE_CLASS}")
     data = one_pile("EuroSAT", by_class(folder), 4, 5)

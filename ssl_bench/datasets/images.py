@@ -99,7 +99,8 @@ class DataSet:
         classes: C class names; a target t means `classes[t]`.
         train: the labelled pool; the split draws n images per class from its targets, the rest becomes unlabelled.
         test: evaluation images, all labelled.
-        unlabeled: further unlabelled images (targets all -1), appended after the rest of `train`.
+        unlabeled: further unlabelled images, appended after the rest of `train`; their targets are -1, or true labels that
+            only an oracle and displays may use.
         labeled_given: all of `train` is the labelled set by default (layout labelled/, unlabelled/, test/).
         broken: files left out because they cannot be decoded (`skip_broken`).
 
@@ -120,7 +121,7 @@ class DataSet:
         for part, images, lowest, highest in (
             ("train", self.train, -1, count - 1),
             ("test", self.test, 0, count - 1),
-            ("unlabeled", self.unlabeled, -1, -1),
+            ("unlabeled", self.unlabeled, -1, count - 1),
         ):
             if images is None:
                 continue

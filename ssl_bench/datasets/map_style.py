@@ -1,6 +1,7 @@
 """torchvision-style data sets (items `(picture, label)`) to a `DataSet`, for sets the zoo does not name."""
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,23 +13,25 @@ if TYPE_CHECKING:
     import torch
 
 
-def from_torchvision(name: str, train: Any, test: Any, *, limit_bytes: int = LIMIT_BYTES) -> DataSet:
-    """Turn two map-style data sets into a `DataSet`.
+def from_torchvision(name: str, train: Any, test: Any, unlabeled: Any = None, *, limit_bytes: int = LIMIT_BYTES) -> DataSet:
+    """Turn map-style data sets into a `DataSet`.
 
-    A set that lists its files (`samples` as ImageFolder has, or `_image_files` as Food101, DTD, Flowers102 ... have)
-    keeps files, decoded on demand by `decode.decode`. Any other is read into memory once: its pictures must have one
-    size.
+    A set that lists its files (`samples` as ImageFolder has, `_image_files` as Food101, DTD, Flowers102 ... have,
+    `_samples` as StanfordCars, `_images` as OxfordIIITPet) keeps files, decoded on demand by `decode.decode`. Any other
+    is read into memory once: its pictures must have one size.
 
     Args:
         name: of the data set.
         train, test: items are `(PIL image, int)`, without a transform; labels in `targets`, `labels` or `_labels`,
             otherwise in the items. Class names in `train.classes`, otherwise "0", "1" ...
+        unlabeled: further images, whose labels only an oracle uses; or None.
         limit_bytes: most bytes the pixels of both parts may take in memory.
 
     Raises:
         ValueError: a transform is set, pictures are no PIL images, differ in size, or do not fit.
     """
-    parts = [_part(f"{name} {split}", part, limit_bytes) for split, part in (("train", train), ("test", test))]
+    named = {"train": train, "test": test, "unlabeled": unlabeled}
+    parts = [_part(f"{name} {split}", part, limit_bytes) for split, part in named.items() if part is not None]
     classes = getattr(train, "classes", None)
     if classes is None:
         classes = range(int(parts[0].targets.max()) + 1)
@@ -42,19 +45,23 @@ def _part(what: str, part: Any, limit_bytes: int) -> Images:
     labels = next((getattr(part, key) for key in ("targets", "labels", "_labels") if hasattr(part, key)), None)
     files = _files(part)
     if files is not None:
-        if labels is None:
-            labels = [label for _, label in part.samples]
-        return Images(np.asarray(labels, dtype=np.int64), paths=files)
+        paths, listed = files
+        return Images(np.asarray(listed if labels is None else labels, dtype=np.int64), paths=paths)
     pixels, found = _pixels(what, part, limit_bytes)
     return Images(np.asarray(found if labels is None else labels, dtype=np.int64), pixels)
 
 
-def _files(part: Any) -> tuple[str, ...] | None:
-    if hasattr(part, "_image_files"):
-        return tuple(str(path) for path in part._image_files)
-    samples = getattr(part, "samples", None)
-    if isinstance(samples, list) and samples and isinstance(samples[0], tuple):
-        return tuple(str(path) for path, _ in samples)
+def _files(part: Any) -> tuple[tuple[str, ...], list[int] | None] | None:
+    """The files a data set lists, with their labels where they stand beside them; None if it lists none."""
+    paths = (str, os.PathLike)
+    for key in ("_image_files", "_images"):
+        files = getattr(part, key, None)
+        if isinstance(files, list) and files and isinstance(files[0], paths):
+            return tuple(map(os.fspath, files)), None
+    for key in ("samples", "_samples"):
+        samples = getattr(part, key, None)
+        if isinstance(samples, list) and samples and isinstance(samples[0], tuple) and isinstance(samples[0][0], paths):
+            return tuple(os.fspath(path) for path, _ in samples), [int(label) for _, label in samples]
     return None
 
 

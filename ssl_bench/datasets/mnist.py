@@ -9,7 +9,7 @@ from functools import partial
 
 import numpy as np
 
-from ssl_bench.datasets.download import read_or_fetch
+from ssl_bench.datasets.download import Remote, read_or_fetch
 from ssl_bench.datasets.images import DataSet, Images
 
 _DIGITS = tuple(str(digit) for digit in range(10))
@@ -64,14 +64,15 @@ def _load(name: str, classes: tuple[str, ...], root: str, download: bool) -> Dat
         "put train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte "
         f"(or these with .gz) into {os.path.join(root, name, 'raw')}"
     )
-    return read_or_fetch(name, root, partial(_read, name, classes), partial(_fetch, name), by_hand, download)
+    return read_or_fetch(name, root, partial(_read, name, classes), _files(name), by_hand, download)
 
 
-def _fetch(name: str, folder: str) -> None:
+def _files(name: str) -> list[Remote]:
     import torchvision
 
     kind = {"MNIST": torchvision.datasets.MNIST, "FashionMNIST": torchvision.datasets.FashionMNIST}[name]
-    kind(folder, download=True)
+    folder = os.path.join(name, "raw")
+    return [Remote(file, tuple(mirror + file for mirror in kind.mirrors), md5, folder) for file, md5 in kind.resources]
 
 
 def _read(name: str, classes: tuple[str, ...], root: str) -> DataSet:

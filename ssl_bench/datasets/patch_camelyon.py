@@ -12,10 +12,11 @@ import numpy as np
 
 from ssl_bench.atomic import write_with
 from ssl_bench.datasets.cache import usual_folders
-from ssl_bench.datasets.download import read_or_fetch
+from ssl_bench.datasets.download import Remote, read_or_fetch
 from ssl_bench.datasets.images import DataSet, Images
 from ssl_bench.datasets.mapped_rows import MappedRows
 from ssl_bench.datasets.pixel_file import CachedRows
+from ssl_bench.datasets.transfer import mismatch
 
 if TYPE_CHECKING:
     import h5py
@@ -35,34 +36,25 @@ def load(root: str, download: bool) -> DataSet:
     in the user's cache folder.
 
     In `root` or `root/pcam` lie the four `.h5` files of train and test, or these with `.gz`, which are unpacked beside
-    themselves when their checksum is right.
+    themselves when their checksum is right, and then needed no longer.
 
     Raises:
         FileNotFoundError: files are missing or damaged and `download` is off.
         OSError: the download failed, or there is no room for the copy.
         ValueError: h5py is missing, or a file holds something else.
     """
-    names = ", ".join(name for part in ("train", "test") for name, _ in _files(part))
+    files = [file for part in ("train", "test") for file in _files(part)]
+    names = ", ".join(file.makes for file in files)
     by_hand = f"put {names} (or these with .gz, from {URL}) into {os.path.join(root, 'pcam')}"
-    return read_or_fetch("PatchCamelyon", root, _read, _fetch, by_hand, download)
+    return read_or_fetch("PatchCamelyon", root, _read, files, by_hand, download)
 
 
-def _files(part: str) -> list[tuple[str, str]]:
-    """(name, md5 of name.gz) of the images and of the labels; the checksums are torchvision's."""
+def _files(part: str) -> list[Remote]:
+    """The images and the labels, packed with gzip; names and checksums are torchvision's."""
     from torchvision.datasets import PCAM
 
-    return [(PCAM._FILES[part][kind][0], PCAM._FILES[part][kind][2]) for kind in ("images", "targets")]
-
-
-def _fetch(folder: str) -> None:
-    from torchvision.datasets.utils import download_url
-
-    inner = os.path.join(folder, "pcam")
-    for part in ("train", "test"):
-        for name, md5 in _files(part):
-            download_url(f"{URL}/{name}.gz", inner, f"{name}.gz", md5)
-            _unpack(Path(inner, name))
-            os.remove(os.path.join(inner, f"{name}.gz"))
+    files = [PCAM._FILES[part][kind] for kind in ("images", "targets")]
+    return [Remote(f"{name}.gz", (f"{URL}/{name}.gz",), md5, "pcam", makes=name) for name, _, md5 in files]
 
 
 def _unpack(path: Path) -> None:
@@ -74,32 +66,32 @@ def _read(root: str) -> DataSet:
     return DataSet("PatchCamelyon", CLASSES, *(_part(root, *_files(part)) for part in ("train", "test")))
 
 
-def _part(root: str, images: tuple[str, str], labels: tuple[str, str]) -> Images:
-    with _opened(root, *labels) as file:
+def _part(root: str, images: Remote, labels: Remote) -> Images:
+    with _opened(root, labels) as file:
         targets = _dataset(file, "y", (1, 1, 1))[:].reshape(-1).astype(np.int64)
-    with _opened(root, *images) as file:
+    with _opened(root, images) as file:
         rows = _mapped(_dataset(file, "x", (SIZE, SIZE, 3)), root)
     return Images(targets, cached=CachedRows(rows, np.arange(len(rows))))
 
 
-def _opened(root: str, name: str, md5: str) -> h5py.File:
-    from torchvision.datasets.utils import check_integrity
-
+def _opened(root: str, file: Remote) -> h5py.File:
+    """The file that `file` packs, unpacked first where that is missing or damaged."""
     try:
         import h5py
     except ImportError as error:
         raise ValueError("PatchCamelyon is stored as HDF5 files, which h5py reads: pip install h5py") from error
-    paths = [Path(root, folder, name) for folder in _FOLDERS]
-    path = next(filter(Path.is_file, paths), None)
-    if path is None:
-        path = next((path for path in paths if check_integrity(f"{path}.gz", md5)), None)
-        if path is None:
-            raise FileNotFoundError(f"{name} is missing")
-        _unpack(path)
-    try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        raise FileNotFoundError(f"{path} is damaged: {' '.join(str(error).split())}") from None
+    absent = FileNotFoundError(f"{file.makes} is missing")
+    paths = [Path(root, folder, file.makes) for folder in _FOLDERS]
+    for path in filter(Path.is_file, paths):
+        try:
+            return h5py.File(path, "r")
+        except OSError as error:
+            absent = FileNotFoundError(f"{path} is damaged: {' '.join(str(error).split())}")
+    for path in paths:
+        if os.path.isfile(f"{path}.gz") and mismatch(f"{path}.gz", file.checksum) is None:
+            _unpack(path)
+            return h5py.File(path, "r")
+    raise absent
 
 
 def _dataset(file: h5py.File, key: str, shape: tuple[int, ...]) -> h5py.Dataset:

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ssl_bench.datasets.archive import unpack_if_intact
-from ssl_bench.datasets.download import read_or_fetch
+from ssl_bench.datasets.download import Remote, read_or_fetch
 from ssl_bench.datasets.images import DataSet, Images
 
 if TYPE_CHECKING:
@@ -32,23 +31,15 @@ def load(root: str, download: bool) -> DataSet:
     from torchvision.datasets import STL10
 
     by_hand = f"put {STL10.filename} (from {STL10.url}) or its unpacked folder {FOLDER} into {root}"
-    return read_or_fetch("STL10", root, _read, _fetch, by_hand, download)
-
-
-def _fetch(folder: str) -> None:
-    from torchvision.datasets import STL10
-    from torchvision.datasets.utils import download_and_extract_archive
-
-    download_and_extract_archive(STL10.url, folder, filename=STL10.filename, md5=STL10.tgz_md5)
+    files = [Remote(STL10.filename, (STL10.url,), STL10.tgz_md5, makes=FOLDER)]
+    return read_or_fetch("STL10", root, _read, files, by_hand, download)
 
 
 def _read(root: str) -> DataSet:
-    from torchvision.datasets import STL10
-
     folder = os.path.join(root, FOLDER)
     names = ("train_X.bin", "train_y.bin", "test_X.bin", "test_y.bin", "unlabeled_X.bin")
     paths = [os.path.join(folder, name) for name in names]
-    if not all(map(os.path.isfile, paths)) and not unpack_if_intact(root, STL10.filename, STL10.tgz_md5):
+    if not all(map(os.path.isfile, paths)):
         absent = ", ".join(name for name, path in zip(names, paths) if not os.path.isfile(path))
         raise FileNotFoundError(f"no {absent} in {FOLDER}")
     train_x, train_y, test_x, test_y, unlabeled_x = paths

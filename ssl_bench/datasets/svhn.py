@@ -5,7 +5,7 @@ import os
 
 import numpy as np
 
-from ssl_bench.datasets.download import read_or_fetch
+from ssl_bench.datasets.download import Remote, read_or_fetch
 from ssl_bench.datasets.images import DataSet, Images
 
 
@@ -23,16 +23,8 @@ def load(root: str, download: bool) -> DataSet:
 
     page = os.path.dirname(SVHN.split_list["train"][0])
     by_hand = f"put train_32x32.mat and test_32x32.mat (from {page}) into {root}"
-    return read_or_fetch("SVHN", root, _read, _fetch, by_hand, download)
-
-
-def _fetch(folder: str) -> None:
-    from torchvision.datasets import SVHN
-    from torchvision.datasets.utils import download_url
-
-    for split in ("train", "test"):
-        url, filename, md5 = SVHN.split_list[split]
-        download_url(url, folder, filename, md5)
+    files = [Remote(name, (url,), md5) for url, name, md5 in map(SVHN.split_list.get, ("train", "test"))]
+    return read_or_fetch("SVHN", root, _read, files, by_hand, download)
 
 
 def _read(root: str) -> DataSet:
