@@ -130,8 +130,8 @@ def _find(root: str) -> _Layout:
     packed = [name for name in _ARCHIVES if os.path.isfile(os.path.join(root, name))]
     if packed:
         raise FileNotFoundError(
-            f"only {' and '.join(packed)}: in Python, torchvision.datasets.ImageNet('{root}', 'train'), then 'val', unpacks them, "
-            "given the devkit's archive too"
+            f"only {' and '.join(packed)}: in Python, torchvision.datasets.ImageNet('{root}', 'train'), then 'val', unpacks "
+            "them, given the devkit's archive too"
         )
     raise FileNotFoundError("neither train/ nor val/")
 
