@@ -12,7 +12,24 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ssl_bench.datasets import caltech101, cifar, cub200, digits, image_folder, mnist, photographs, stl10, sun397, svhn
+from ssl_bench.datasets import (
+    caltech101,
+    cifar,
+    cub200,
+    digits,
+    dogs,
+    eurosat,
+    image_folder,
+    imagenet,
+    mini_imagenet,
+    mnist,
+    patch_camelyon,
+    photographs,
+    resisc45,
+    stl10,
+    sun397,
+    svhn,
+)
 from ssl_bench.datasets.images import DataSet
 from ssl_bench.datasets.map_style import from_torchvision
 
@@ -29,23 +46,32 @@ class Published:
     Attributes:
         read: (root, whether a download is allowed) -> DataSet.
         classes: number of classes, each of which occurs in train and in test.
-        train, test, unlabeled: number of images.
+        train, test, unlabeled: number of images; train is None where it depends on the classes a user chose.
+        train_per_class, test_per_class: least and most images of a class, where known.
+        class_names: the published classes, to name one that is missing.
+        remedy: what to do about a wrong count.
         about: what the images show, in one line, for lists.
     """
 
     read: Callable[[str, bool], DataSet]
     classes: int
-    train: int
+    train: int | None
     test: int
     unlabeled: int = 0
+    train_per_class: tuple[int, int] | None = None
+    test_per_class: tuple[int, int] | None = None
+    class_names: Callable[[], list[str]] | None = None
+    remedy: str = "remove the files and fetch them again"
     about: str = ""
 
     @property
     def summary(self) -> str:
         """Counts and `about`, in one line."""
-        return f"{self.classes} classes, {self.train:,}/{self.test:,} images: {self.about}"
+        train = f"{self.train:,}" if self.train is not None else "some"
+        return f"{self.classes} classes, {train}/{self.test:,} images: {self.about}"
 
 
+_UNPACK = "unpack the archive again"
 PUBLISHED = {
     EMBEDDED: Published(
         lambda root, download: digits.load(), classes=10, train=1_297, test=500,
@@ -72,6 +98,34 @@ PUBLISHED = {
         about="flowers; the validation part is unlabelled",
     ),  # fmt: skip
     "Caltech101": Published(caltech101.load, classes=102, train=3_060, test=6_084, about="things, animals, and background"),
+    "StanfordDogs": Published(
+        dogs.load, classes=120, train=12_000, test=8_580, train_per_class=(100, 100),
+        about="breeds of dogs, out of ImageNet",
+    ),  # fmt: skip
+    "EuroSAT": Published(eurosat.load, classes=10, train=21_600, test=5_400, about="land use in satellite images, 64x64"),
+    "Resisc45": Published(
+        resisc45.load, classes=45, train=25_200, test=6_300, remedy=_UNPACK,
+        about="scenes from the air, 256x256 (NWPU)",
+    ),  # fmt: skip
+    "PatchCamelyon": Published(
+        patch_camelyon.load, classes=2, train=262_144, test=32_768,
+        about="lymph node tissue with or without tumour, 96x96",
+    ),  # fmt: skip
+    "ImageNet": Published(
+        imagenet.load_imagenet, classes=1_000, train=1_281_167, test=50_000,
+        train_per_class=(732, 1_300), test_per_class=(50, 50), class_names=imagenet.wnids, remedy=_UNPACK,
+        about="things, animals and plants (ILSVRC 2012)",
+    ),  # fmt: skip
+    "ImageNet100": Published(
+        imagenet.load_imagenet100, classes=100, train=None, test=5_000,
+        train_per_class=(732, 1_300), test_per_class=(50, 50), remedy=_UNPACK,
+        about="100 classes of ImageNet, which ones your folder says",
+    ),  # fmt: skip
+    "MiniImageNet": Published(
+        mini_imagenet.load, classes=100, train=50_000, test=10_000,
+        train_per_class=(500, 500), test_per_class=(100, 100), remedy=_UNPACK,
+        about="100 classes of 600 ImageNet images, joined for classification",
+    ),  # fmt: skip
 }
 
 
@@ -138,25 +192,34 @@ def load(
 
 
 def _check_counts(data: DataSet, published: Published, root: str | None) -> None:
-    where = f" in {root}" if root else ""
+    what = f"{data.name} in {root}" if root else data.name
     if len(data.classes) != published.classes:
-        raise ValueError(f"{data.name}{where} has {len(data.classes)} classes, {published.classes} were published")
-    for part, images, expected in (
-        ("training", data.train, published.train),
-        ("test", data.test, published.test),
-        ("unlabelled", data.unlabeled, published.unlabeled),
+        absent = sorted(set(published.class_names()) - set(data.classes)) if published.class_names else []
+        more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
+        which = f" (missing: {absent[0]}{more})" if absent else ""
+        raise ValueError(f"{what} has {len(data.classes)} classes, {published.classes} were published{which}")
+    for part, images, per_class in (
+        ("training", data.train, published.train_per_class),
+        ("test", data.test, published.test_per_class),
     ):
-        count = 0 if images is None else len(images)
-        if count != expected:
-            difference = f"{expected - count} are missing" if count < expected else f"{count - expected} too many"
+        least, most = per_class or (1, len(images))
+        counts = np.bincount(images.targets, minlength=published.classes)
+        odd = np.flatnonzero((counts < least) | (counts > most))
+        if per_class and len(odd):
             raise ValueError(
-                f"{data.name}{where} has {count} {part} images, {expected} were published ({difference}): "
-                "remove the files and fetch them again"
+                f"{what} has {counts[odd[0]]} {part} images of class {data.classes[odd[0]]}, "
+                f"{least if least == most else f'{least} to {most}'} were published: {published.remedy}"
             )
-        if expected and part != "unlabelled":
-            absent = np.flatnonzero(np.bincount(images.targets, minlength=published.classes) == 0)
-            if len(absent):
-                raise ValueError(f"{data.name}{where}: no {part} image of class {data.classes[absent[0]]}")
+        _check_total(what, part, len(images), published.train if part == "training" else published.test, published.remedy)
+        if len(odd):
+            raise ValueError(f"{what}: no {part} image of class {data.classes[odd[0]]}")
+    _check_total(what, "unlabelled", 0 if data.unlabeled is None else len(data.unlabeled), published.unlabeled, published.remedy)
+
+
+def _check_total(what: str, part: str, count: int, expected: int | None, remedy: str) -> None:
+    if expected is not None and count != expected:
+        difference = f"{expected - count} are missing" if count < expected else f"{count - expected} too many"
+        raise ValueError(f"{what} has {count} {part} images, {expected} were published ({difference}): {remedy}")
 
 
 def _load_users_own(name: str, root: str | None) -> DataSet:

@@ -69,6 +69,7 @@ def test_names_need_no_torch():
 
 def test_known_names():
     expected = {"Digits", "MNIST", "FashionMNIST", "CIFAR10", "CIFAR100", "SVHN", "STL10", "ImageFolder"}
+    expected |= {"StanfordDogs", "EuroSAT", "Resisc45", "PatchCamelyon", "ImageNet", "ImageNet100", "MiniImageNet"}
     assert expected <= set(zoo.names()) and len(zoo.names()) == len(set(zoo.names()))
     for name in [*expected, "pkg.sub:Name", "mod:make"]:
         zoo.check_name(name)
@@ -77,7 +78,7 @@ def test_known_names():
 @pytest.mark.parametrize(
     ("wrong", "right"),
     [("CIFR10", "CIFAR10"), ("cifar100", "CIFAR100"), ("Imagefolder", "ImageFolder"), ("fashion-mnist", "FashionMNIST"),
-     ("stl", "STL10")],
+     ("stl", "STL10"), ("ImageNet-100", "ImageNet100"), ("Mini-ImageNet", "MiniImageNet"), ("imagenet", "ImageNet")],
 )  # fmt: skip
 def test_unknown_name_has_the_nearest(wrong, right):
     with pytest.raises(ValueError, match=f"unknown data set '{wrong}'; did you mean {right}\\?"):
@@ -380,7 +381,9 @@ def test_published_counts():
     assert found.items() >= {
         "Digits": (10, 1297, 500, 0), "MNIST": (10, 60000, 10000, 0), "FashionMNIST": (10, 60000, 10000, 0),
         "CIFAR10": (10, 50000, 10000, 0), "CIFAR100": (100, 50000, 10000, 0), "SVHN": (10, 73257, 26032, 0),
-        "STL10": (10, 5000, 8000, 100000),
+        "STL10": (10, 5000, 8000, 100000), "StanfordDogs": (120, 12000, 8580, 0), "EuroSAT": (10, 21600, 5400, 0),
+        "Resisc45": (45, 25200, 6300, 0), "PatchCamelyon": (2, 262144, 32768, 0), "ImageNet": (1000, 1281167, 50000, 0),
+        "ImageNet100": (100, None, 5000, 0), "MiniImageNet": (100, 50000, 10000, 0),
     }.items()  # fmt: skip
 
 

@@ -52,8 +52,14 @@ def unpack(path: str, folder: str, inner: Sequence[str] = ()) -> None:
 
 
 def crc_error(path: str, name: str) -> str | None:
-    """What is wrong with a gzip or zip file (told by `name`) by the CRC-32 it carries, or None; reads all of it."""
+    """What is wrong with a gzip or zip file (told by `name`) by the CRC-32 it carries, or None; reads all of it.
+
+    A plain tar carries checksums of its headers only: whether all members are there.
+    """
     try:
+        if name.endswith(".tar"):
+            with tarfile.open(path) as archive:
+                return None if archive.getmembers() else "it is empty"
         if name.endswith(".zip"):
             with zipfile.ZipFile(path) as archive:
                 damaged = archive.testzip()
@@ -63,7 +69,7 @@ def crc_error(path: str, name: str) -> str | None:
         with gzip.open(path) as file:
             while file.read(1 << 20):
                 pass
-    except (gzip.BadGzipFile, zipfile.BadZipFile, zlib.error, EOFError) as error:
+    except (tarfile.TarError, gzip.BadGzipFile, zipfile.BadZipFile, zlib.error, EOFError) as error:
         return f"it is damaged ({error})"
     return None
 

@@ -40,7 +40,7 @@ class _NoCache(Exception):
 def with_cache(data: DataSet, where: Literal["disk", "ram"], short_side: int, folder: str | None, root: str | None) -> DataSet:
     """The data set with its training and unlabelled files replaced by rows of a cache file, built first if need be.
 
-    Resident sets are returned as they are, and so are the test images of any set: evaluation sees full resolution.  Where
+    Sets that are no files are returned as they are, and so are the test images of any: evaluation sees full resolution.  Where
     the cache cannot be had (no space), the set is returned as it is, with one line on stderr.
 
     Args:
@@ -55,7 +55,7 @@ def with_cache(data: DataSet, where: Literal["disk", "ram"], short_side: int, fo
     """
     parts = {name: part for name in ("train", "unlabeled") if (part := getattr(data, name)) is not None}
     if any(part.paths is None for part in parts.values()):
-        print(f"note: {data.name} is held in memory decoded, --cache {where} is not needed", flush=True)
+        print(f"note: the images of {data.name} are decoded already, --cache {where} is not needed", flush=True)
         return data
     files = [path for part in parts.values() for path in part.paths]
     key = key_of(files, short_side)
@@ -99,7 +99,7 @@ def _size_and_time(path: str) -> str:
 
 
 def _on_disk(files: Sequence[str], short_side: int, key: bytes, folder: str | None, root: str | None) -> PixelFile:
-    candidates = [Path(folder)] if folder is not None else _usual_folders(root)
+    candidates = [Path(folder)] if folder is not None else usual_folders(root)
     candidates = [candidate.expanduser().absolute() for candidate in candidates]
     name = f"{short_side}-{key.hex()[:16]}.pixels"
     for candidate in candidates:
@@ -121,8 +121,9 @@ def _on_disk(files: Sequence[str], short_side: int, key: bytes, folder: str | No
     raise _NoCache(f"neither {tried} is writable, give --cache-dir")
 
 
-def _usual_folders(root: str | None) -> list[Path]:
-    own = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "ssl-bench"
+def usual_folders(root: str | None) -> list[Path]:
+    """Where what is made from a set's files is kept, the better place first: under `root`, in the user's cache folder."""
+    own = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ssl-bench"
     return [own] if root is None else [Path(root) / FOLDER, own]
 
 

@@ -27,7 +27,7 @@ class Images:
         targets: int64 (N,), class index, -1 where the image has no label.
         pixels: uint8 (N, 1|3, H, W) in 0..255, when all images have one size and fit in memory; grey keeps one channel.
         paths: N file names otherwise.
-        cached: rows of a cache file made of such files, see `cache.with_cache`.
+        cached: rows of a file of decoded images: a cache made of such files, see `cache.with_cache`, or published so.
 
     Raises:
         ValueError: a shape, type or length is not as described.

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 import numpy as np
 
@@ -124,11 +124,17 @@ class PixelFile:
         return np.frombuffer(self._map, np.uint8, stop - start, start)
 
 
+class Rows(Protocol):
+    """Decoded images in a file: a `PixelFile`, or `mapped_rows.MappedRows`."""
+
+    def load(self, i: int) -> torch.Tensor: ...
+
+
 @dataclass(frozen=True, eq=False)
 class CachedRows:
-    """Some images of a pixel file: `rows`, int64 (N,), in that order."""
+    """Some images of such a file: `rows`, int64 (N,), in that order."""
 
-    file: PixelFile
+    file: Rows
     rows: np.ndarray
 
     def __len__(self) -> int:
