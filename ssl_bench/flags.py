@@ -239,9 +239,8 @@ def spell_switches(parser: argparse.ArgumentParser, argv: Sequence[str]) -> list
 
     Only a word that is literally true or false, in any case, is the switch's: what else follows may be the data folder.
     """
-    switches = {
-        option for action in parser._actions if isinstance(action, argparse.BooleanOptionalAction) for option in action.option_strings
-    }
+    pairs = [action for action in parser._actions if isinstance(action, argparse.BooleanOptionalAction)]
+    switches = {option for action in pairs for option in action.option_strings}
     spelled: list[str] = []
     before = ""
     for position, token in enumerate(argv):

@@ -119,8 +119,9 @@ def command_for(log: str) -> dict:
 
 
 def check_dry_run(stdout: str, command: dict) -> None:
-    (line,) = [line for line in stdout.splitlines() if not line.startswith("note:")]
-    shown = json.loads(line)
+    lines = stdout.splitlines()
+    assert len(lines) == 1, stdout
+    shown = json.loads(lines[0])
     assert shown["method"] == command["method"] and shown["dry_run"] is True
     for field, value in {**defaults_of(command["method"]), **command["expected"]}.items():
         assert shown[field] == as_json(value), field
