@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import functools
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,6 +22,7 @@ TLLIB_FLAGS = frozenset(
     "warmup momentum tau width eta eta-prime projection-dim K m milestones pretrained-teacher batch-size lr learning-rate "
     "lr-scheduler lr-gamma lr-decay wd weight-decay workers epochs iters-per-epoch print-freq seed log phase help".split()
 )
+TRUTH = {"true": True, "false": False}
 
 
 class FlagError(ValueError):
@@ -81,6 +83,7 @@ class Spec:
         return "--" + self.name.replace("_", "-")
 
 
+@functools.cache  # type hints are slow to resolve, and every command line asks for them several times
 def specs(args_class: type) -> dict[str, Spec]:
     """Field name -> Spec.  A subclass may re-declare ``epochs: int = 60``: the help and range come from the first declaration."""
     hints = typing.get_type_hints(args_class)
@@ -210,6 +213,8 @@ def build_parser(args_class: type, prog: str, description: str) -> argparse.Argu
 def expand_prefixes(parser: argparse.ArgumentParser, argv: Sequence[str]) -> list[str]:
     """Replace each unique prefix of a long flag by the flag; TLlib's flags first.  FlagError: unknown or ambiguous."""
     known = [option for action in parser._actions for option in action.option_strings if option.startswith("--")]
+    # Shared by all methods here; of TLlib's scripts only self_tuning had --milestones, and all others had the schedule's two.
+    foreign = {"lr-scheduler", "lr-decay"} if parser.prog == "self_tuning" else {"milestones"}
     expanded = []
     for position, token in enumerate(argv):
         if token == "--":
@@ -217,7 +222,7 @@ def expand_prefixes(parser: argparse.ArgumentParser, argv: Sequence[str]) -> lis
         name, equals, value = token.partition("=")
         if name.startswith("--") and name not in known:
             hits = [option for option in known if option.startswith(name)]
-            tllib = [option for option in hits if option[2:] in TLLIB_FLAGS]
+            tllib = [option for option in hits if option[2:] in TLLIB_FLAGS - foreign]
             if len(tllib) == 1:
                 hits = tllib
             if len(hits) > 1:
@@ -229,10 +234,39 @@ def expand_prefixes(parser: argparse.ArgumentParser, argv: Sequence[str]) -> lis
     return expanded
 
 
+def spell_switches(parser: argparse.ArgumentParser, argv: Sequence[str]) -> list[str]:
+    """``--x true``, ``--x=False``, ... as ``--x`` or ``--no-x``.  FlagError: a value attached to a switch that is neither.
+
+    Only a word that is literally true or false, in any case, is the switch's: what else follows may be the data folder.
+    """
+    pairs = [action for action in parser._actions if isinstance(action, argparse.BooleanOptionalAction)]
+    switches = {option for action in pairs for option in action.option_strings}
+    spelled: list[str] = []
+    before = ""
+    for position, token in enumerate(argv):
+        name, equals, value = token.partition("=")
+        if token == "--":
+            return spelled + list(argv[position:])
+        if before in switches and token.lower() in TRUTH:
+            spelled[-1] = before if TRUTH[token.lower()] else _opposite(before)
+        elif equals and name in switches:
+            if value.lower() not in TRUTH:
+                raise FlagError(f"{name} is a switch: true or false, got {value!r}")
+            spelled.append(name if TRUTH[value.lower()] else _opposite(name))
+        else:
+            spelled.append(token)
+        before = token
+    return spelled
+
+
+def _opposite(switch: str) -> str:
+    return switch.replace("--no-", "--", 1) if switch.startswith("--no-") else switch.replace("--", "--no-", 1)
+
+
 def parse(args_class: type, argv: Sequence[str], prog: str, description: str) -> dict[str, Any]:
     """Only the values the command line sets, converted and range-checked.  FlagError names what is wrong."""
     parser = build_parser(args_class, prog, description)
-    namespace = parser.parse_args(expand_prefixes(parser, argv))
+    namespace = parser.parse_args(spell_switches(parser, expand_prefixes(parser, argv)))
     table = specs(args_class)
     return {name: convert(table[name], value) for name, value in vars(namespace).items()}
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from ssl_bench import published
 from ssl_bench.atomic import write_bytes
 from ssl_bench.runs import METRICS, SELECTIONS, collect, csv_text, write_runs_csv
 
@@ -24,6 +25,8 @@ LATEX = {
     **{"<": r"\textless{}", ">": r"\textgreater{}", "±": r"$\pm$", "–": "--", "[": "{[}"},
 }
 AVERAGE = "Average"
+RUNS = ["runs"]
+ORIGIN = ["published", "arch", "pretrained", "select"]  # of a published number
 
 
 def summarize(frame: pd.DataFrame, select: str = "last", metric: str = "top1") -> pd.DataFrame:
@@ -67,11 +70,24 @@ def summarize(frame: pd.DataFrame, select: str = "last", metric: str = "top1") -
     return pd.DataFrame(lines, columns=SUMMARY)
 
 
-def _is_oracle(row: tuple[str, str]) -> bool:
+def with_published(summary: pd.DataFrame, numbers: pd.DataFrame) -> pd.DataFrame:
+    """A `summarize` frame, and below its rows those of `published.read` for the same data sets and labels per class.
+
+    Without own runs: all of them.  Three columns more: pretrained and source, empty in own rows, and published: the
+    table's name, empty in own rows.
+    """
+    own = set(zip(summary["data"], summary["labels_per_class"], strict=True))
+    kept = [line for line in numbers.to_dict("records") if not own or (line["data"], line["labels_per_class"]) in own]
+    kept.sort(key=lambda c: (*(c[name] for name in ORIGIN), _row_order((c["method"], c["variant"])), c["data"].casefold()))
+    lines = [line | dict.fromkeys(["pretrained", "source", "published"], "") for line in summary.to_dict("records")] + kept
+    return pd.DataFrame(lines, columns=[*SUMMARY, "pretrained", "source", "published"])
+
+
+def _is_oracle(row: tuple[str, ...]) -> bool:
     return row[1].split(", ")[0] == "oracle"
 
 
-def _row_order(row: tuple[str, str]) -> tuple:
+def _row_order(row: tuple[str, ...]) -> tuple:
     parts = re.split(r"(\d+\.?\d*)", row[1])  # numbers by size
     return row[0] != "erm", row[0], _is_oracle(row), [(k % 2, float(p) if k % 2 else p) for k, p in enumerate(parts)]
 
@@ -80,8 +96,9 @@ def render(summary: pd.DataFrame, format: str = "github") -> str:
     """The table of a `summarize` frame: github (markdown) and latex (booktabs) as methods x columns, csv long, exact.
 
     Printed to 0.1 %.  Labels per class and arch stand in the column heads where they vary, else in the caption.  Bold:
-    the best printed mean of a column, ties included, oracles not (they saw all labels).  Average: over all columns,
-    for rows that have each of them.
+    the best printed mean of a column, ties included, oracles not (they saw all labels) and published numbers not.
+    Average: over all columns, for rows that have each of them.  A published number of another network than all own ones
+    stands in each column of its data set and labels; its row says which network.
 
     Raises ValueError for an unknown `format` and an empty `summary`.
     """
@@ -91,39 +108,67 @@ def render(summary: pd.DataFrame, format: str = "github") -> str:
         raise ValueError("no runs to show; collect() found none")
     if format == "csv":
         return csv_text(summary.drop(columns="note"))
-    cells = {((c.method, c.variant), (c.data, c.labels_per_class, c.arch)): c for c in summary.itertuples()}
-    rows, columns = (list(dict.fromkeys(key[axis] for key in cells)) for axis in (0, 1))
-    names = {row: f"{row[0]} ({row[1]})" if row[1] else row[0] for row in rows}
+    cells, columns = _placed(summary)
+    rows = list(dict.fromkeys(row for row, _ in cells))
+    names = {row: (f"{row[0]} ({row[1]})" if row[1] else row[0]) + (f" [{row[2]}]" if row[2] else "") for row in rows}
     heads, fixed = _heads(columns)
-    means = {key: cell.mean for key, cell in cells.items()}
+    means = {(row, column): cells[row, column].mean if (row, column) in cells else math.nan for row in rows for column in columns}
     if len(columns) > 1:
         heads[AVERAGE] = AVERAGE
         means |= {(row, AVERAGE): math.fsum(means[row, column] for column in columns) / len(columns) for row in rows}
-    ranked = {head: [means[row, head] for row in rows if not _is_oracle(row)] for head in heads}
-    best = {head: max((_shown(mean) for mean in ranked[head] if mean == mean), key=float, default="") for head in heads}
+    ranked = {row for row in rows if not _is_oracle(row) and not row[2]}
+    ranks = {head: [means[row, head] for row in ranked if not math.isnan(means[row, head])] for head in heads}
+    best = {head: max(map(_shown, values), key=float, default="") for head, values in ranks.items()}
 
     def cell_text(row: tuple, head: tuple | str) -> str:
         mean, cell = means[row, head], cells.get((row, head))
         if math.isnan(mean):
             return _escape("–", format)
         text = _shown(mean)
-        if text == best[head] and not _is_oracle(row):
+        if text == best[head] and row in ranked:
             text = rf"\textbf{{{text}}}" if format == "latex" else f"**{text}**"
         if cell:
-            spread = f" ± {_shown(cell.std)}" if cell.n > 1 else ""
+            spread = f" ± {_shown(cell.std)}" if not math.isnan(cell.std) else ""
             text += _escape(f"{spread} ({cell.n if cell.n == cell.expected else f'{cell.n}/{cell.expected}'})", format)
         return text
 
     first = summary.iloc[0]
-    caption = "; ".join([f"{METRICS[first.metric]}, mean ± std (n seeds), {SELECTIONS[first.select]}", *fixed]) + "."
+    what = [f"{METRICS[first.metric]}, mean ± std (n seeds)", *([SELECTIONS[first.select]] if not rows[0][2] else [])]
+    caption = "; ".join([", ".join(what), *fixed]) + "."
     if any(map(_is_oracle, rows)):
         caption += " Oracle: trained with the true labels of all images, not ranked."
+    if "published" in summary:
+        caption += _about_published(summary[summary["published"] != ""])
     notes = [f"{names[row]}, {heads[column]}: {cell.note}" for (row, column), cell in cells.items() if cell.note]
     foot = f"Missing: {'; '.join(notes)}." if notes else ""
     header = [_escape(text, format) for text in ("Method", *heads.values())]
     body = [[_escape(names[row], format), *(cell_text(row, head) for head in heads)] for row in rows]
     layout = _latex if format == "latex" else _markdown
     return layout(header, body, _escape(caption, format), _escape(foot, format))
+
+
+def _placed(summary: pd.DataFrame) -> tuple[dict, list[tuple[str, int, str]]]:
+    """(row, column) -> its line of `summary`, and the columns: of own runs, or of published numbers if these are all there is.
+
+    row: method, variant, and of published numbers where they are from; column: data, labels per class, arch.
+    """
+    lines = [(c, getattr(c, "published", ""), (c.data, c.labels_per_class, c.arch)) for c in summary.itertuples()]
+    own = [column for _, origin, column in lines if not origin]
+    columns = list(dict.fromkeys(own or [column for *_, column in lines]))
+    cells = {}
+    for c, origin, column in lines:
+        places = [column] if column in columns else [other for other in columns if other[:2] == column[:2]]
+        row = c.method, c.variant, f"{origin}: {c.arch}, {c.pretrained}, {c.select}" if origin else ""
+        if any((row, place) in cells for place in places):
+            raise ValueError(f"two numbers for {row[0]} on {c.data} from tables named {origin}: rename one of the files")
+        cells |= {(row, place): c for place in places}
+    return cells, columns
+
+
+def _about_published(numbers: pd.DataFrame) -> str:
+    sources = [" from ".join(pair) for pair in dict.fromkeys(zip(numbers["published"], numbers["source"], strict=True))]
+    rules = [f"{select} = {SELECTIONS[select]}" for select in dict.fromkeys(numbers["select"])]
+    return f" In [ ]: published numbers, not ranked: {'; '.join([*sources, *rules])}." if sources else ""
 
 
 def _heads(columns: list[tuple[str, int, str]]) -> tuple[dict, list[str]]:
@@ -178,26 +223,38 @@ def main(argv: Sequence[str] | None = None) -> int:
     """``ssl-bench table``: prints the table; returns 0, or 2 after one line on stderr where there is none to print."""
     parser = argparse.ArgumentParser(prog="ssl-bench table", description="Table of finished runs: methods x data sets.")
     add = parser.add_argument
-    add("folders", nargs="*", metavar="FOLDER", default=["runs"], help="given as --log, or a runs.csv (default: runs)")
+    add("folders", nargs="*", metavar="FOLDER", default=RUNS, help="given as --log, or a runs.csv (default: runs)")
     add("--select", choices=SELECTIONS, default="last", help="which evaluation of a run counts (default: %(default)s)")
     add("--metric", choices=METRICS, default="top1", help="accuracy shown, percent (default: %(default)s)")
     add("--format", choices=FORMATS, default="github", help="of the table (default: %(default)s)")
+    add("--published", metavar="NAME", action="append", default=[],
+        help="also show published numbers for the same data and labels: tllib, tllib_moco, ..., or a .csv file; may be repeated")
     add("--out", metavar="FILE", help="also write the table to this file")
     add("--runs-csv", metavar="FILE", default="results/runs.csv", help="one row a run; '' for none (default: %(default)s)")
     options = parser.parse_args(argv)
     try:
-        frame = collect(options.folders)
-        if frame.empty:
+        numbers = [published.read(name) for name in dict.fromkeys(options.published)]
+        if numbers and options.metric != "top1":
+            raise ValueError(f"published numbers are top-1 accuracies: leave out --metric {options.metric}")
+        frame = collect([] if numbers and options.folders == RUNS and not Path(*RUNS).exists() else options.folders)
+        if frame.empty and not numbers:
             raise ValueError(f"no runs found in {', '.join(options.folders)}; a run is a folder with an args.json")
-        table = render(summarize(frame, options.select, options.metric), options.format)
+        summary = summarize(frame, options.select, options.metric)
+        if numbers:
+            summary = with_published(summary, pd.concat(numbers).drop_duplicates())
+            if not any(summary["published"]):
+                note = "nothing published there for these data sets and labels per class; a folder without runs shows all"
+                print(f"note: {note}", file=sys.stderr)
+        table = render(summary, options.format)
         print(table, end="")
-        done = f"{(frame['state'] == 'done').sum()} of {len(frame)} runs done"
-        if options.runs_csv:
-            write_runs_csv(frame, options.runs_csv)
+        done = "no own runs" if frame.empty else f"{(frame['state'] == 'done').sum()} of {len(frame)} runs done"
+        runs_csv = "" if frame.empty else options.runs_csv
+        if runs_csv:
+            write_runs_csv(frame, runs_csv)
         if options.out:
             Path(options.out).parent.mkdir(parents=True, exist_ok=True)
             write_bytes(Path(options.out), table.encode())
-        print("; wrote ".join(filter(None, [done, options.runs_csv, options.out])), file=sys.stderr)
+        print("; wrote ".join(filter(None, [done, runs_csv, options.out])), file=sys.stderr)
     except (OSError, ValueError) as error:
         print(f"ssl-bench table: {error}", file=sys.stderr)
         return 2

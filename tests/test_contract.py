@@ -193,13 +193,13 @@ def test_every_parameter_moves_in_three_steps(tiny, name):
 FLOORS = (
     "atomic distributed interrupt flags split losses mixup nets schedules weights",
     "args recipe augment datasets metrics models parallel progress runs",
-    "ema zoo table",
+    "ema zoo",
     "streams record prefetch",
     "evaluate pools",
     "method",
     "catalog feed placement",
-    "trainer",
-    "launch",
+    "trainer published",
+    "launch table",
     "study",
     "cli",
 )

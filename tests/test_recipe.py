@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
 import ssl_bench
 from ssl_bench import flags, recipe
@@ -192,8 +193,6 @@ def test_bad_base_is_named_as_base(shipped):
 
 
 def test_yaml_exponent_without_a_dot_is_a_number(shipped):
-    import yaml
-
     assert yaml.safe_load("5e-4") == "5e-4", "PyYAML reads this as text: the reason values go through the field's type"
     shipped(toy="default: {all: {lr: 5e-4}}")
     values = recipe.resolve(Args, "toy", "X", "default").values
@@ -202,6 +201,19 @@ def test_yaml_exponent_without_a_dot_is_a_number(shipped):
 
 def test_empty_section_sets_nothing(shipped):
     shipped(toy="default: {all: , X: {a: 1}}")
+    assert recipe.resolve(Args, "toy", "X", "default").values == {"a": 1}
+
+
+def test_recipes_share_sections_through_anchors(shipped):
+    shipped(toy="default: &one\n  X: {a: 1}\n  Y: {a: 2}\nmore:\n  <<: *one\n  all: {b: 3}\n  Y: {c: 4}\nsame: *one")
+    resolved = {name: [recipe.resolve(Args, "toy", data, name).values for data in "XY"] for name in ("default", "more", "same")}
+    assert resolved["default"] == resolved["same"] == [{"a": 1}, {"a": 2}]
+    assert resolved["more"] == [{"b": 3, "a": 1}, {"b": 3, "c": 4}]
+
+
+def test_what_a_reader_of_a_recipe_does_to_it_is_gone_at_the_next(shipped):
+    shipped(toy="default: {X: {a: 1}}")
+    recipe.resolve(Args, "toy", "X", "default").values["a"] = 9
     assert recipe.resolve(Args, "toy", "X", "default").values == {"a": 1}
 
 
@@ -229,20 +241,22 @@ def methods_args(stem: str) -> list[tuple[str, type]]:
 
 
 def test_there_is_something_to_check():
-    assert {"erm", "pseudo_label", "mean_teacher", "fixmatch"} <= set(METHODS)
+    assert len(METHODS) >= 11 and len(SHIPPED) >= 12
+    for name in METHODS:
+        tree = yaml.safe_load((ROOT / "recipes" / f"{name}.yaml").read_text(encoding="utf-8"))
+        assert {"default", "tllib", "tllib-moco"} <= set(tree), name
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_shipped_recipe_belongs_to_a_method_and_is_documented(path):
     assert path.stem == "base" or path.stem in METHODS, f"{path.name} is the recipe file of no method"
     header = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
-    assert header, f"{path.name} has no header comment (source, command, expected result)"
+    for word in ("Source: ", "Command: ", "Expected: "):
+        assert word in "".join(header), f"{path.name} has no header comment that says {word}"
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_shipped_recipe_parses_strictly_for_every_recipe_and_data_set(path):
-    import yaml
-
     tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     if path.stem == "base":
         assert set(tree) == {"default"}, "only base's default is ever applied"
@@ -271,8 +285,6 @@ def test_shipped_recipe_parses_strictly_for_every_recipe_and_data_set(path):
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_shipped_recipe_sections_are_data_sets(path):
     """A section with a typo would silently never apply."""
-    import yaml
-
     from ssl_bench import zoo
 
     tllib = {  # data sets of TLlib's published commands that this suite may not read yet

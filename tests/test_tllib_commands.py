@@ -1,11 +1,8 @@
-"""TLlib's command lines stay valid: 132 published commands, every flag, default and unique prefix of four scripts.
-
-The commands (tests/data/tllib_commands.json) and the table below describe thuml/Transfer-Learning-Library at c4aa59e.
-"""
+"""TLlib's 268 published commands stay valid, mean what they meant, and are what the recipes tllib* say."""
 
 from __future__ import annotations
 
-import importlib
+import dataclasses
 import json
 import os
 import socket
@@ -15,235 +12,103 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from tllib import ALL, AS_THE_SEED, AS_TLLIB, COMMANDS, METHODS, as_json, defaults_of, lines, name_of
 
 import ssl_bench
 from ssl_bench import flags, launch
+from ssl_bench.args import Args
 
 ROOT = Path(ssl_bench.__file__).parent.parent
-COMMANDS = json.loads((Path(__file__).parent / "data" / "tllib_commands.json").read_text(encoding="utf-8"))
-CLASSES = {"erm": "ERM", "pseudo_label": "PseudoLabel", "mean_teacher": "MeanTeacher", "fixmatch": "FixMatch"}
-METHODS = {name: getattr(importlib.import_module(f"ssl_bench.methods.{name}"), cls) for name, cls in CLASSES.items()}
-
-E, PL, MT, FX = "erm", "pseudo_label", "mean_teacher", "fixmatch"
-ALL = (E, PL, MT, FX)
+LINES = lines()
+DTD = next(line for line in LINES if "expected_error" in line)
 
 
-def same(value: object) -> dict[str, object]:
-    return dict.fromkeys(ALL, value)
+def means(args: Args, expected: dict[str, object]) -> None:
+    got = {field: as_json(getattr(args, field)) for field in expected}
+    assert got == {field: as_json(value) for field, value in expected.items()}
 
 
-# spellings | field here | values on the command line | what they mean here | script -> TLlib's default
-# Two defaults differ by design: data (None ends in a KeyError there) and seed (None draws a split nobody can repeat).
-TABLE = [
-    ("-d --data", "data", ["CIFAR10"], "CIFAR10", same("Digits")),
-    ("--num-samples-per-class", "num_samples_per_class", ["10"], 10, same(4)),
-    ("--train-resizing", "train_resizing", ["cifar"], "cifar", same("default")),
-    ("--val-resizing", "val_resizing", ["cifar"], "cifar", same("default")),
-    ("--norm-mean", "norm_mean", ["0.1", "0.2", "0.3"], (0.1, 0.2, 0.3), same((0.485, 0.456, 0.406))),
-    ("--norm-std", "norm_std", ["0.1", "0.2", "0.3"], (0.1, 0.2, 0.3), same((0.229, 0.224, 0.225))),
-    ("--auto-augment", "auto_augment", ["rand-m9"], "rand-m9", same("rand-m10-n2-mstd2")),
-    ("--oracle", "oracle", [], True, {E: False}),
-    ("-a --arch", "arch", ["resnet18"], "resnet18", same("resnet50")),
-    ("--bottleneck-dim", "bottleneck_dim", ["256"], 256, same(1024)),
-    ("--no-pool", "pool", [], False, same(True)),
-    ("--pretrained-backbone", "pretrained_backbone", ["file.pth"], "file.pth", same(None)),
-    ("--finetune", "finetune", [], True, same(False)),
-    ("--trade-off-cls-strong", "trade_off_cls_strong", ["0.5"], 0.5, same(0.1)),
-    ("--trade-off-self-training", "trade_off_self_training", ["0.5"], 0.5, {PL: 1.0, FX: 1.0}),
-    ("--trade-off-con", "trade_off_con", ["0.5"], 0.5, {MT: 0.1}),
-    ("--threshold", "threshold", ["0.5"], 0.5, {PL: 0.95, FX: 0.95}),
-    ("--warm-up-epochs", "warm_up_epochs", ["5"], 5, {MT: 10}),
-    ("--alpha", "alpha", ["0.5"], 0.5, {MT: 0.999}),
-    ("-b --batch-size", "batch_size", ["64"], 64, same(32)),
-    ("--lr --learning-rate", "lr", ["0.5"], 0.5, {E: 0.003, PL: 0.003, MT: 0.01, FX: 0.003}),
-    ("--lr-scheduler", "lr_scheduler", ["cos"], "cos", same("exp")),
-    ("--lr-gamma", "lr_gamma", ["0.5"], 0.5, {E: 0.0004, PL: 0.0004, MT: 0.0001, FX: 0.0004}),
-    ("--lr-decay", "lr_decay", ["0.5"], 0.5, same(0.75)),
-    ("--wd --weight-decay", "wd", ["1e-3"], 0.001, same(5e-4)),
-    ("-j --workers", "workers", ["2"], 2, same(4)),
-    ("--epochs", "epochs", ["7"], 7, {E: 20, PL: 40, MT: 40, FX: 60}),
-    ("-i --iters-per-epoch", "iters_per_epoch", ["50"], 50, same(500)),
-    ("-p --print-freq", "print_freq", ["10"], 10, same(100)),
-    ("--seed", "seed", ["1"], 1, same(0)),
-    (
-        "--log",
-        "log",
-        ["elsewhere"],
-        "elsewhere",
-        {E: "baseline", PL: "pseudo_label", MT: "mean_teacher", FX: "fixmatch"},
-    ),
-    ("--phase", "phase", ["test"], "test", same("train")),
-]
-
-# What TLlib has no flag for, at the value that does what TLlib does (which Mean Teacher network is evaluated is a
-# documented difference).
-AS_TLLIB = dict(
-    image_size=224, hflip=0.5, color_jitter=0.0, erasing=0.0, cutout=0.0, model_kwargs=(), scratch=False, mu=1,
-    optimizer="sgd",
-    lr_warmup_epochs=0.0, clip_grad=0.0, accumulate=1, precision="fp32", all_labeled=False,
-)  # fmt: skip
-
-
-def table_of(script: str) -> list[tuple]:
-    return [
-        (names.split(), field, argv, value, defaults[script])
-        for names, field, argv, value, defaults in TABLE
-        if script in defaults
-    ]
-
-
-def tllib_defaults(script: str) -> dict[str, object]:
-    return {field: default for _, field, _, _, default in table_of(script)}
-
-
-def as_json(value: object) -> object:
-    return list(value) if isinstance(value, tuple) else value
+def correct(script: str) -> dict[str, object]:
+    defaults = METHODS[script].Args()
+    return {field: getattr(defaults, field) for field in AS_THE_SEED.get(script, {})}
 
 
 # ---- the published commands ------------------------------------------------------------------------------------------
 
 
 def test_the_data_file_holds_every_published_command_once():
-    assert Counter(command["method"] for command in COMMANDS) == {E: 66, PL: 22, MT: 22, FX: 22}
-    assert len({(command["method"], *command["argv"]) for command in COMMANDS}) == 132
-    assert len({command["expected"]["log"] for command in COMMANDS}) == 132
-    assert sum("--lr-scheduler" in command["argv"] for command in COMMANDS) == 66
+    assert Counter(command["method"] for command in COMMANDS) == dict.fromkeys(ALL, 22) | {"erm": 66, "noisy_student": 4}
+    assert len({(command["method"], *command["argv"]) for command in COMMANDS}) == len(COMMANDS) == 268
+    assert len({command["expected"]["log"] for command in COMMANDS}) == 268 and len(LINES) == 272
+    assert sum("--pretrained-backbone" in command["argv"] for command in COMMANDS) == 134
+    assert sum("--lr-scheduler" in command["argv"] for command in COMMANDS) == 123  # not Self-Tuning's eleven
     assert sum("--oracle" in command["argv"] for command in COMMANDS) == 22
+    for command in COMMANDS:
+        assert {"--finetune", "resnet50", "--seed"} <= set(command["argv"])
+        assert ("cifar" in command["argv"]) == ("CIFAR" in command["expected"]["data"])
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command["expected"]["log"].removeprefix("logs/"))
-def test_published_command_means_what_it_meant(command):
-    script = command["method"]
-    args, _ = launch.resolve(METHODS[script], command["argv"])
-    expected = {"root": None, **tllib_defaults(script), **command["expected"]}
-    got = {field: as_json(getattr(args, field)) for field in expected}
-    assert got == {field: as_json(value) for field, value in expected.items()}
-    assert {field: getattr(args, field) for field in AS_TLLIB} == AS_TLLIB
+@pytest.mark.parametrize("line", [line for line in LINES if line is not DTD], ids=name_of)
+def test_published_command_means_what_it_meant(line):
+    script = line["method"]
+    args, _ = launch.resolve(METHODS[script], line["argv"])
+    means(args, {"root": None, **defaults_of(script), **line["expected"]} | AS_TLLIB | correct(script))
 
 
-# ---- flags, short forms, types, defaults -----------------------------------------------------------------------------
+def test_the_one_published_value_out_of_range_is_refused_in_one_line():
+    """DebiasMatch on DTD was published with --threshold 7: no confidence is above 7, so it trained on the labels alone."""
+    assert DTD["argv"][DTD["argv"].index("--threshold") + 1] == "7"
+    with pytest.raises(flags.FlagError) as caught:
+        launch.resolve(METHODS["debiasmatch"], DTD["argv"])
+    assert str(caught.value) == DTD["expected_error"] == "--threshold 7.0 is out of range: >= 0 and <= 1"
+    args, _ = launch.resolve(METHODS["debiasmatch"], [*DTD["argv"], "--threshold", "0.7"])
+    means(args, defaults_of("debiasmatch") | DTD["expected"] | {"threshold": 0.7})
 
 
-@pytest.mark.parametrize("script", ALL)
-def test_bare_defaults_are_tllibs(script):
-    args, used = launch.resolve(METHODS[script], ["--recipe", "none"])
-    assert used.values == {}
-    expected = tllib_defaults(script) | AS_TLLIB | {"root": None}
-    got = {field: getattr(args, field) for field in expected}
-    assert got == expected
-    assert {field: type(value) for field, value in got.items()} == {
-        field: type(value) for field, value in expected.items()
-    }
+# ---- recipe = command ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("script", ALL)
-def test_every_spelling_sets_its_field(script):
-    for names, field, argv, value, default in table_of(script):
-        assert value != default, "the sample must differ from the default, or this shows nothing"
-        for name in names:
-            forms = [[name, *argv]]
-            if len(argv) == 1:
-                forms.append([f"{name}={argv[0]}"] if name.startswith("--") else [name + argv[0]])
-            for form in forms:
-                given = flags.parse(METHODS[script].Args, form, script, "")
-                assert given == {field: value} and type(given[field]) is type(value), form
-    assert flags.parse(METHODS[script].Args, ["folder"], script, "") == {"root": "folder"}
+def by_recipe(line: dict) -> Args:
+    """The arguments of the recipe that stands for a published command; for a round of Noisy Student, those of its stage."""
+    expected, method = line["expected"], METHODS[line["method"]]
+    recipe = "tllib" + "-moco" * bool(expected["pretrained_backbone"]) + "-oracle" * expected.get("oracle", False)
+    argv = [expected["root"], "-d", expected["data"], "--recipe", recipe, "--log", expected["log"]]
+    if expected["num_samples_per_class"] != 4:
+        argv += ["--num-samples-per-class", str(expected["num_samples_per_class"])]
+    args, used = launch.resolve(method, argv)
+    assert any(section.endswith(f"[{expected['data']}]") and section.startswith(line["method"]) for section in used.sections)
+    return method.stages(args)[line["round"]].args
 
 
-@pytest.mark.parametrize("script", ALL)
-def test_whole_number_flags_stay_whole_numbers(script):
-    for names, _, _, value, _ in table_of(script):
-        if type(value) is int:
-            with pytest.raises(flags.FlagError, match="takes a whole number"):
-                flags.parse(METHODS[script].Args, [names[-1], "1.5"], script, "")
-        if type(value) is float:
-            given = flags.parse(METHODS[script].Args, [names[-1], "1"], script, "")
-            assert list(given.values()) == [1.0] and type(next(iter(given.values()))) is float
+@pytest.mark.parametrize("line", LINES, ids=name_of)
+def test_recipe_is_the_published_command(line):
+    script = line["method"]
+    argv = line["argv"] if line is not DTD else [*line["argv"], "--threshold", "0.7"]
+    command = dataclasses.asdict(launch.resolve(METHODS[script], argv)[0])
+    args = by_recipe(line)
+    recipe = dataclasses.asdict(args)
+    differing = {field for field in command if command[field] != recipe[field]} - {"recipe"}
+    assert differing - {"pretrained_teacher", "T"} == set(AS_THE_SEED.get(script, {}))
+    assert {field: recipe[field] for field in AS_THE_SEED.get(script, {})} == AS_THE_SEED.get(script, {})
+    if script != "noisy_student":
+        assert not differing & {"pretrained_teacher", "T"}
+        means(args, {**defaults_of(script), **line["expected"]} | ({"threshold": 0.7} if line is DTD else {}))
+        return
+    # The first teacher has no temperature to use; the others' teacher is the stage before instead of a file of that run.
+    assert ("T" in differing) == (line["round"] == 0)
+    assert recipe["pretrained_teacher"] == (f"generation{line['round'] - 1}" if line["round"] else None)
+    assert command["pretrained_teacher"] is None or f"/iter_{line['round'] - 1}/" in command["pretrained_teacher"]
 
 
-@pytest.mark.parametrize("script", ALL)
-def test_a_script_has_no_flag_of_another(script):
-    foreign = {names.split()[-1] for names, _, _, _, defaults in TABLE if script not in defaults}
-    assert foreign
-    for name in foreign:
-        with pytest.raises(flags.FlagError, match="unknown flag"):
-            flags.parse(METHODS[script].Args, [name, "1"], script, "")
+def test_noisy_students_recipe_has_the_published_rounds_and_no_more():
+    args, _ = launch.resolve(METHODS["noisy_student"], "data/cifar100 -d CIFAR100 --recipe tllib".split())
+    assert [stage.name for stage in METHODS["noisy_student"].stages(args)] == [f"generation{i}" for i in range(4)]
 
 
-def test_the_root_may_stand_anywhere_and_values_may_be_attached():
-    parts = [["-d", "CIFAR10"], ["--finetune"], ["--lr=0.5"], ["--no-pool"], ["-b64"], ["--seed", "1"]]
-    for position in range(len(parts) + 1):
-        argv = [token for part in [*parts[:position], ["folder"], *parts[position:]] for token in part]
-        args, _ = launch.resolve(METHODS[FX], argv)
-        assert (args.root, args.data, args.finetune, args.lr, args.pool, args.batch_size, args.seed) == (
-            "folder", "CIFAR10", True, 0.5, False, 64, 1,
-        ), argv  # fmt: skip
-
-
-# ---- unique prefixes -------------------------------------------------------------------------------------------------
-
-
-def unique_prefixes(script: str) -> dict[str, str]:
-    """Prefix -> the one long flag of TLlib's script that argparse takes it for."""
-    options = ["--help"] + [name for names, *_ in table_of(script) for name in names if name.startswith("--")]
-    found = {}
-    for option in options:
-        for length in range(3, len(option)):
-            prefix = option[:length]
-            hits = [other for other in options if other.startswith(prefix)]
-            if prefix not in options and hits == [option]:
-                found[prefix] = option
-    return found
-
-
-@pytest.mark.parametrize("script", ALL)
-def test_every_unique_prefix_of_tllib_still_resolves(script, capsys):
-    prefixes = unique_prefixes(script)
-    assert len(prefixes) > 150
-    sample = {name: (field, argv, value) for names, field, argv, value, _ in table_of(script) for name in names}
-    for prefix, option in prefixes.items():
-        if option == "--help":
-            with pytest.raises(SystemExit) as stop:
-                flags.parse(METHODS[script].Args, [prefix], script, "")
-            assert stop.value.code == 0 and "--num-samples-per-class" in capsys.readouterr().out
-            continue
-        field, argv, value = sample[option]
-        assert flags.parse(METHODS[script].Args, [prefix, *argv], script, "") == {field: value}, f"{prefix} -> {option}"
-
-
-def test_some_prefixes_by_hand():
-    """The same, written out: what argparse made of these with TLlib's flags."""
-    argv = [
-        "x",
-        "--dat",
-        "CIFAR10",
-        "--nu",
-        "10",
-        "--ar",
-        "resnet18",
-        "--th",
-        ".5",
-        "--e",
-        "3",
-        "--s",
-        "9",
-        "--lo",
-        "z",
-        "--wo",
-        "1",
-        "--no-p",
-    ]
-    args, _ = launch.resolve(METHODS[FX], [*argv, "--f", "--ph", "train", "--iters=5"])
-    assert (args.data, args.num_samples_per_class, args.arch, args.threshold) == ("CIFAR10", 10, "resnet18", 0.5)
-    assert (args.epochs, args.seed, args.log, args.workers, args.pool, args.finetune, args.iters_per_epoch) == (
-        3,
-        9,
-        "z",
-        1,
-        False,
-        True,
-        5,
-    )
+def test_the_command_line_goes_over_the_recipe():
+    argv = "x -d DTD --recipe tllib-moco --pretrained-backbone mine.pth --lr 0.5 --no-reset-prior".split()
+    args, _ = launch.resolve(METHODS["debiasmatch"], argv)
+    assert (args.pretrained_backbone, args.lr, args.reset_prior, args.tau) == ("mine.pth", 0.5, False, 3.0)
 
 
 # ---- dry run ---------------------------------------------------------------------------------------------------------
@@ -258,7 +123,7 @@ def check_dry_run(stdout: str, command: dict) -> None:
     assert len(lines) == 1, stdout
     shown = json.loads(lines[0])
     assert shown["method"] == command["method"] and shown["dry_run"] is True
-    for field, value in {**tllib_defaults(command["method"]), **command["expected"]}.items():
+    for field, value in {**defaults_of(command["method"]), **command["expected"]}.items():
         assert shown[field] == as_json(value), field
 
 
@@ -315,6 +180,6 @@ def test_dry_run_touches_neither_data_nor_network_nor_disk(script, tmp_path, mon
     ],
 )
 def test_a_wrong_command_line_is_one_line_on_stderr_and_exit_code_2(argv, named, capsys):
-    assert launch.run_command(METHODS[FX], argv + ["--dry-run"]) == 2
+    assert launch.run_command(METHODS["fixmatch"], argv + ["--dry-run"]) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.startswith("fixmatch: error: ") and err.count("\n") == 1 and named in err

@@ -1,0 +1,276 @@
+"""Published numbers: the shipped files say what was published, damaged ones are named, and tables show them as what they are."""
+
+from __future__ import annotations
+
+import configparser
+import math
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from test_table import cells, write_run
+from tllib import ALL, COMMANDS
+
+from ssl_bench import catalog, published, zoo
+from ssl_bench.runs import collect
+from ssl_bench.table import main, render, summarize, with_published
+
+REPOSITORY = Path(__file__).parent.parent
+FOLDER = REPOSITORY / "results" / "published"
+# As TLlib's README states them, one seed each.
+AVERAGES = {
+    "tllib_supervised": {
+        "erm": 54.5, "pseudo_label": 58.4, "pi_model": 55.6, "mean_teacher": 60.4, "uda": 60.4, "fixmatch": 59.0,
+        "self_tuning": 63.0, "flexmatch": 68.3, "debiasmatch": 69.9, "dst": 71.1, "oracle": 85.8,
+    },
+    "tllib_moco": {
+        "erm": 53.2, "pseudo_label": 57.3, "pi_model": 54.1, "mean_teacher": 58.2, "uda": 59.4, "fixmatch": 60.6,
+        "self_tuning": 56.0, "flexmatch": 66.1, "debiasmatch": 67.6, "dst": 68.9, "oracle": 86.8,
+    },
+}  # fmt: skip
+HEADER = ",".join(published.COLUMNS)
+ROW = "fixmatch,,CIFAR100,4,resnet50,imagenet,58.0,,1,best,somewhere"
+
+
+def file_with(tmp_path: Path, *rows: str, header: str = HEADER, name: str = "mine.csv") -> str:
+    path = tmp_path / name
+    path.write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
+    return str(path)
+
+
+# ---- the shipped tables ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", AVERAGES)
+def test_row_means_are_the_stated_averages(name):
+    frame = published.read(name)
+    assert len(frame) == 121 and set(frame["published"]) == {name}
+    rows = frame.assign(row=frame["variant"].where(frame["variant"] != "", frame["method"])).groupby("row")["mean"]
+    assert (rows.count() == 11).all() and set(rows.groups) == set(AVERAGES[name])
+    for row, values in rows:
+        assert abs(values.mean() - AVERAGES[name][row]) <= 0.06, row
+
+
+def test_names_are_those_of_methods_and_data_sets():
+    frame = published.read("tllib")
+    assert len(frame) == 242
+    assert set(frame["method"]) == set(ALL) - {"noisy_student"} <= set(catalog.method_names())
+    assert set(frame["data"]) == {command["expected"]["data"] for command in COMMANDS if command["method"] == "erm"}
+    if "Food101" in zoo.names():
+        assert set(frame["data"]) <= set(zoo.names())
+    assert set(frame["n"]) == {1} and set(frame["select"]) == {"best"} and set(frame["labels_per_class"]) == {4}
+    assert set(zip(frame["published"], frame["arch"], frame["pretrained"], strict=True)) == {
+        ("tllib_supervised", "resnet50", "imagenet"), ("tllib_moco", "resnet50", "moco_v2"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("method", sorted({*ALL} - {"noisy_student"}))
+def test_the_header_of_a_recipe_states_the_published_numbers(method):
+    text = (REPOSITORY / "recipes" / f"{method}.yaml").read_text(encoding="utf-8")
+    order = list(dict.fromkeys(command["expected"]["data"] for command in COMMANDS))
+    rows = re.findall(r"^#   (tllib[\w-]*): +([\d. ]+)$", text, re.M)
+    shown = {recipe: [float(number) for number in row.split()] for recipe, row in rows}
+    assert len(shown) == (4 if method == "erm" else 2)
+    for recipe, numbers in shown.items():
+        table = "tllib_moco" if "moco" in recipe else "tllib_supervised"
+        variant = "oracle" if recipe.endswith("oracle") else ""
+        frame = published.read(table).query("method == @method and variant == @variant").set_index("data")
+        assert numbers[:-1] == [frame["mean"][data] for data in order]
+        assert numbers[-1] == AVERAGES[table][variant or method]
+
+
+def test_the_files_are_part_of_an_installation():
+    setup = configparser.ConfigParser()
+    setup.read(REPOSITORY / "setup.cfg")
+    package = "ssl_bench.published_tables"
+    assert f"{package} = results/published" in setup["options"]["package_dir"].splitlines()
+    assert package in setup["options"]["packages"].split()
+    assert setup["options.package_data"][package] == "*.csv"
+    assert {path.stem for path in FOLDER.glob("*.csv")} == set(published.read("tllib")["published"])
+
+
+def test_an_installation_without_them_says_so(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "ssl_bench.published_tables", None)
+    with pytest.raises(ValueError, match="not installed with this ssl-bench"):
+        published.read("tllib")
+    assert len(published.read(file_with(tmp_path, ROW))) == 1
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
+
+
+def test_what_a_file_says_in_the_words_of_a_summary(tmp_path):
+    name = file_with(tmp_path, ROW, "", ' erm , oracle ,Digits,0,vit,none,33.25,1.5,5,median20,"a, b"')
+    first, second = published.read(name).to_dict("records")
+    assert math.isnan(first.pop("std"))
+    assert first == {
+        "method": "fixmatch", "variant": "", "data": "CIFAR100", "labels_per_class": 4, "arch": "resnet50", "metric": "top1",
+        "select": "best", "mean": 58.0, "n": 1, "expected": 1, "missing": "", "note": "", "pretrained": "imagenet",
+        "source": "somewhere", "published": "mine",
+    }  # fmt: skip
+    assert (second["method"], second["variant"], second["mean"], second["std"], second["n"]) == ("erm", "oracle", 33.25, 1.5, 5)
+    assert second["source"] == "a, b"
+    Path(name).write_bytes(b"\xef\xbb\xbf" + Path(name).read_bytes().replace(b"\n", b"\r\n"))  # as a spreadsheet saves it
+    assert len(published.read(name)) == 2
+
+
+@pytest.mark.parametrize(
+    ("rows", "line", "named"),
+    [
+        ([ROW.replace("58.0", "many")], 2, "top1 is 'many', not a percentage"),
+        ([ROW, ROW.replace("58.0", "101").replace("fixmatch", "erm")], 3, "top1 is 101, not a percentage"),
+        ([ROW.replace("58.0", "-1")], 2, "not a percentage"), ([ROW.replace("58.0", "nan")], 2, "not a percentage"),
+        ([ROW.replace("58.0", "")], 2, "top1 is '', not a percentage"), ([ROW.replace("58.0,", "58.0,inf")], 2, "std is inf"),
+        (["", ROW.replace("fixmatch", "fixmtch")], 3, "unknown method 'fixmtch'; did you mean fixmatch"),
+        ([ROW.replace("best", "beast")], 2, "unknown select 'beast'"), ([ROW.replace(",best", ",")], 2, "unknown select ''"),
+        ([ROW.replace(",1,", ",0,")], 2, "seeds is 0, not a whole number from 1"),
+        ([ROW.replace(",1,", ",1.5,")], 2, "seeds is '1.5'"),
+        ([ROW.replace(",4,", ",-4,")], 2, "labels_per_class is -4"), ([ROW.replace("CIFAR100", " ")], 2, "data is empty"),
+        ([ROW.replace("somewhere", "")], 2, "source is empty"), ([ROW + ",more"], 2, "12 cells under 11 columns"),
+        (["erm"], 2, "1 cells"),
+        ([ROW, ROW.replace("58.0", "59")], 3, "the same cell as in line 2: fixmatch, CIFAR100, 4"),
+        ([], 1, "no numbers below the header"), ([ROW, 'erm,"'], 3, "unexpected end of data"),
+    ],
+)  # fmt: skip
+def test_a_damaged_file_is_one_line_with_file_and_line(rows, line, named, tmp_path, capsys):
+    name = file_with(tmp_path, *rows)
+    assert main(["--published", name]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and f"{name}:{line}: " in err and named in err
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (b"", ":1: lacks column arch"), (b"\n\n", ":1: lacks column"), (b"a,b\n1,2\n", ":1: lacks column arch, data"),
+        (HEADER.replace("top1", "top-1").encode(), ":1: lacks column top1; the columns are method,"),
+        (f"{HEADER},extra\n{ROW},1\n".encode(), ":1: has an unknown column extra"), (b"\xff\xfe", ": not a text file in UTF-8"),
+    ],
+)  # fmt: skip
+def test_a_file_of_another_kind_is_one_line(content, named, tmp_path, capsys):
+    (tmp_path / "x.csv").write_bytes(content)
+    assert main(["--published", str(tmp_path / "x.csv")]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and f"x.csv{named}" in err
+
+
+@pytest.mark.parametrize(
+    ("name", "named"),
+    [("tlib", "did you mean tllib?"), ("usb", "known: tllib, tllib_moco, tllib_supervised"), ("gone.csv", "gone.csv"), ("", "tllib")],
+)
+def test_a_name_that_is_none(name, named, capsys):
+    assert main(["--published", name]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and named in err
+
+
+# ---- in a table ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def runs(tmp_path) -> Path:
+    for seed in range(2):
+        for arch in ("resnet50", "resnet18"):
+            write_run(tmp_path / "own", "erm", data="CIFAR100", seed=seed, top1=(70.0, 40.0 + seed), arch=arch)
+        write_run(tmp_path / "own", data="CIFAR100", seed=seed, top1=(60.0,), arch="resnet50")
+        write_run(tmp_path / "own", data="DTD", seed=seed, top1=(50.0,))
+        write_run(tmp_path / "own", data="CIFAR10", labels=25, seed=seed, top1=(80.0,))
+    return tmp_path / "own"
+
+
+def shown(runs: Path, *names: str, format: str = "github") -> str:
+    numbers = pd.concat([published.read(name) for name in names])
+    return render(with_published(summarize(collect([runs])), numbers), format)
+
+
+def test_published_numbers_stand_in_the_columns_of_their_data_and_labels(runs):
+    rows = cells(shown(runs, "tllib_supervised"))
+    mark = "[tllib_supervised: resnet50, imagenet, best]"
+    heads = rows["Method"]
+    assert heads == [
+        "CIFAR10, 25 labels/class, net", "CIFAR100, 4 labels/class, resnet18", "CIFAR100, 4 labels/class, resnet50",
+        "DTD, 4 labels/class, net", "Average",
+    ]  # fmt: skip
+    # CIFAR10 was published with 4 labels; CIFAR100's network stands in a column of its own, DTD's in none.
+    assert rows[f"fixmatch {mark}"] == ["–", "–", "58.0 (1)", "50.2 (1)", "–"]
+    assert rows[f"erm (oracle) {mark}"] == ["–", "–", "86.3 (1)", "68.8 (1)", "–"]
+    assert rows["erm"][1:3] == ["**40.5** ± 0.7 (2)", "40.5 ± 0.7 (2)"], "own rows are as without them"
+    assert list(rows)[2:7] == ["erm", "fixmatch", f"erm {mark}", f"erm (oracle) {mark}", f"debiasmatch {mark}"]
+
+
+def test_published_numbers_are_marked_and_never_ranked(runs):
+    text = shown(runs, "tllib")
+    rows = cells(text)
+    assert rows["fixmatch"][2] == "**60.0** ± 0.0 (2)", "below seven published ones"
+    assert not any("**" in cell for name, row in rows.items() if "[" in name for cell in row)
+    caption = text.splitlines()[0]
+    assert "last evaluation" in caption and "published numbers, not ranked" in caption
+    assert "tllib_moco from TLlib's README, commit c4aa59e" in caption and "best = best on the test set (optimistic" in caption
+    assert text.count("[tllib_moco: resnet50, moco_v2, best]") == text.count("[tllib_supervised: resnet50, imagenet, best]") == 11
+
+
+def test_without_own_runs_the_published_table_is_printed_whole(capsys, tmp_path):
+    assert main(["--published", "tllib_supervised"]) == 0
+    out, err = capsys.readouterr()
+    rows = cells(out)
+    mark = "[tllib_supervised: resnet50, imagenet, best]"
+    assert len(rows) == 13 and len(rows["Method"]) == 12
+    for row, average in AVERAGES["tllib_supervised"].items():
+        name = "erm (oracle)" if row == "oracle" else row
+        assert abs(float(rows[f"{name} {mark}"][-1]) - average) <= 0.1001, "of the printed average, to its last digit"
+    assert "4 labels per class; resnet50" in out.splitlines()[0] and "last evaluation" not in out and "**" not in out
+    assert err == "no own runs\n" and not list(tmp_path.iterdir()), "no empty runs.csv over the one that is there"
+    (tmp_path / "empty").mkdir()
+    assert main([str(tmp_path / "empty"), "--published", "tllib_supervised"]) == 0
+    assert capsys.readouterr().out == out
+    assert main([str(tmp_path / "absent"), "--published", "tllib_supervised"]) == 2
+
+
+def test_a_column_for_each_network_of_a_file(tmp_path):
+    more = ROW.replace("CIFAR100,4", "CIFAR100,25").replace("58.0,,1", "61.0,0.5,3")
+    name = file_with(tmp_path, ROW, ROW.replace("resnet50", "vit"), more)
+    rows = cells(render(with_published(summarize(collect([])), published.read(name))))
+    heads = [f"CIFAR100, {column}" for column in ("4 labels/class, resnet50", "25 labels/class, resnet50", "4 labels/class, vit")]
+    assert rows["Method"][:3] == heads
+    assert rows["fixmatch [mine: resnet50, imagenet, best]"][:3] == ["58.0 (1)", "61.0 ± 0.5 (3)", "–"]
+
+
+def test_formats(runs):
+    latex = shown(runs, "tllib_moco", format="latex")
+    assert r"fixmatch {[}tllib\_moco: resnet50, moco\_v2, best] & -- & -- & 58.0 (1) & 53.1 (1) & -- \\" in latex
+    head, *lines = shown(runs, "tllib_moco", format="csv").splitlines()
+    assert head.endswith("n,expected,missing,pretrained,source,published")
+    assert "fixmatch,,DTD,4,resnet50,top1,best,53.1,,1,1,,moco_v2,\"TLlib's README, commit c4aa59e\",tllib_moco" in lines
+    assert "fixmatch,,DTD,4,net,top1,last,50.0,0.0,2,2,,,," in lines
+
+
+def test_order_does_not_matter_and_a_table_named_twice_counts_once(runs, capsys):
+    argv = [str(runs), "--runs-csv", ""]
+    tables = []
+    for names in (("tllib",), ("tllib_moco", "tllib_supervised"), ("tllib_supervised", "tllib", "tllib_moco")):
+        assert main([*argv, *(word for name in names for word in ("--published", name))]) == 0
+        tables.append(capsys.readouterr().out)
+    assert tables[0] == tables[1] == tables[2]
+
+
+def test_two_files_of_one_name_that_disagree_are_refused(runs, tmp_path, capsys):
+    shutil.copytree(FOLDER, tmp_path / "copy")
+    path = tmp_path / "copy" / "tllib_moco.csv"
+    path.write_text(path.read_text().replace(",58.0,", ",85.0,"))
+    assert main([str(runs), "--published", "tllib_moco", "--published", str(path)]) == 2
+    assert "two numbers for fixmatch on CIFAR100 from tables named tllib_moco" in capsys.readouterr().err
+
+
+def test_nothing_published_for_own_columns_is_said(tmp_path, capsys):
+    write_run(tmp_path / "own")
+    assert main([str(tmp_path / "own"), "--published", "tllib", "--runs-csv", ""]) == 0
+    out, err = capsys.readouterr()
+    assert list(cells(out))[2:] == ["fixmatch"] and "In [ ]" not in out and err.startswith("note: nothing published")
+
+
+def test_published_numbers_are_top1(capsys, runs):
+    assert main([str(runs), "--published", "tllib", "--metric", "mean_class"]) == 2
+    assert "leave out --metric mean_class" in capsys.readouterr().err
