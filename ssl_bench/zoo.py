@@ -30,6 +30,7 @@ class Published:
         read: (root, whether a download is allowed) -> DataSet.
         classes: number of classes, each of which occurs in train and in test.
         train, test, unlabeled: number of images.
+        about: what the images show, in one line, for lists.
     """
 
     read: Callable[[str, bool], DataSet]
@@ -37,6 +38,7 @@ class Published:
     train: int
     test: int
     unlabeled: int = 0
+    about: str = ""
 
 
 PUBLISHED = {

@@ -200,7 +200,7 @@ FLOORS = (
     "catalog feed placement",
     "trainer",
     "launch",
-    "study",
+    "inventory study",
     "cli",
 )
 
