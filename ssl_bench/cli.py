@@ -16,7 +16,8 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The console script.  Exit codes: 0 done, 1 failed, 2 wrong command line, 130/143 stopped and resumable, 141 nobody reads on."""
+    """The console script.  Exit codes: 0 done, 1 failed, 2 wrong command line,
+    130/143 stopped and resumable, 141 the reader of its output left (``| head``)."""
     try:
         code = run(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()

@@ -55,23 +55,22 @@ def text(argv: Sequence[str]) -> str:
 
 
 def columns(rows: Sequence[Sequence[str]], right: Sequence[int] = (), indent: str = "") -> str:
-    """Rows of equal length as left-aligned columns (those in `right`: right-aligned); the last one wraps at `WIDTH`."""
+    """Rows of equal length as columns, aligned left (those in `right`: right); the last one, always left, wraps at `WIDTH`."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:
-        cells = [cell.rjust(width) if i in right else cell.ljust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True))]
+        cells = [cell.rjust(widths[i]) if i in right else cell.ljust(widths[i]) for i, cell in enumerate(row)]
         start = indent + "".join(cell + "  " for cell in cells[:-1])
-        last = cells[-1] if len(cells) - 1 in right else row[-1]
-        lines += textwrap.wrap(
-            last, WIDTH, initial_indent=start, subsequent_indent=" " * len(start), break_long_words=False, break_on_hyphens=False,
-        ) or [start]  # fmt: skip
+        indents = dict(initial_indent=start, subsequent_indent=" " * len(start))
+        lines += textwrap.wrap(row[-1], WIDTH, break_long_words=False, break_on_hyphens=False, **indents) or [start]
     return "\n".join(line.rstrip() for line in lines)
 
 
 def overview() -> str:
     """All names, and the words that say more."""
     names = {
-        "methods": method_names(), "data sets": [*zoo.names(), "package.module:Name"], "recipes": _yaml_names(), "studies": _yaml_names("studies"),
+        "methods": method_names(), "data sets": [*zoo.names(), "package.module:Name"], "recipes": _yaml_names(),
+        "studies": _yaml_names("studies"),
     }  # fmt: skip
     return "\n".join(
         [columns([(f"{what}:", ", ".join(of)) for what, of in names.items()]), "", "more:",
@@ -88,7 +87,8 @@ def datasets() -> str:
     """Name, classes, training and test images, images without a label, what they show."""
     rows = [("name", "classes", "train", "test", "unlabelled", "")]
     for name, data in zoo.PUBLISHED.items():
-        rows.append((name, str(data.classes), f"{data.train:,}", f"{data.test:,}", f"{data.unlabeled:,}" if data.unlabeled else "", data.about))
+        counts = [f"{count:,}" if count else "" for count in (data.classes, data.train, data.test, data.unlabeled)]
+        rows.append((name, *counts, data.about))
     rows.append((zoo.FOLDER, *[""] * 4, "your images: labelled/<class>/ unlabelled/ test/<class>/, or train/ test/"))
     rows.append(("module:Name", *[""] * 4, "your function of the root folder that returns a DataSet"))
     return columns(rows, right=(1, 2, 3, 4))
@@ -102,7 +102,7 @@ def recipes(method: str | None = None) -> str:
     shipped = _yaml_names()
     if method is not None and method not in shipped:
         if method in method_names():
-            raise ValueError(f"{method} has no recipe file: its defaults apply, and base's; with recipes: {', '.join(shipped)}")
+            raise ValueError(f"{method} has no recipe file: its defaults apply, and base's; these have: {', '.join(shipped)}")
         raise ValueError(nearest(method, method_names(), "method"))
     parts = []
     for name in shipped if method is None else [method]:
@@ -110,7 +110,7 @@ def recipes(method: str | None = None) -> str:
         named: dict[tuple[str, ...], list[str]] = {}
         for recipe, sections in tree.items():
             named.setdefault(tuple(section for section in sections if section != "all"), []).append(recipe)
-        rows = [(f"{', '.join(names)}:", ", ".join(sections) or "the same on every data set") for sections, names in named.items()]
+        rows = [(f"{', '.join(names)}:", ", ".join(sets) or "the same on every data set") for sets, names in named.items()]
         parts.append(columns([(name, header)]) + "\n" + columns(rows, indent="  "))
     if method is None:
         parts.append("--recipe NAME chooses one; base applies under all but none; --dry-run shows what comes of it.")
@@ -162,7 +162,8 @@ def _families() -> str:
         example = min(names, key=lambda name: (name.startswith("test_"), not timm.is_model_pretrained(name), len(name), name))
         rows.append((family, str(len(names)), example))
     rows.append(("wide_resnet", "any", "wrn_28_2; any wrn_DEPTH_WIDTH with a depth of 6n + 4"))
-    more = f"{sum(map(len, found.values())):,} names of timm, and WRNs; ssl-bench list archs 'vit_small*' for names, 'resnet50.*' for weights"
+    count = sum(map(len, found.values()))
+    more = f"{count:,} names of timm, and WRNs.  Names: ssl-bench list archs 'vit_small*'; weights: 'resnet50.*'"
     return columns(rows, right=(1,)) + "\n\n" + more
 
 

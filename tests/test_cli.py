@@ -40,7 +40,8 @@ def test_list_is_inventorys(capsys):
 def test_a_reader_that_leaves_early_is_no_traceback(words):
     """As with `| head`: of a long text, met while printing; of a short one, only when the process ends."""
     code = f"import sys; from ssl_bench import cli; sys.stdin.readline(); cli.main({words!r})"
-    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, "-c", code], text=True, **pipes)
     process.stdout.close()
     process.stdin.write("\n")
     process.stdin.close()

@@ -62,7 +62,8 @@ def shipped(tmp_path, monkeypatch):
         "# FixMatch.  Source: a table whose\n# name is long.\n# Command: none\n"
         "default: &same\n  CIFAR10: {lr: 1}\n  DTD: {lr: 2}\ntllib:\n  <<: *same\n  all: {mu: 2}\nmoco: {all: {lr: 3}}\n"
     )
-    (tmp_path / "studies" / "small.yaml").write_text("# A small study.\nmethods: [erm, dst]\nsettings: [{data: Digits}]\nseeds: [0]\n")
+    study = "# A small study.\nmethods: [erm, dst]\nsettings: [{data: Digits}]\nseeds: [0]\n"
+    (tmp_path / "studies" / "small.yaml").write_text(study)
     monkeypatch.setattr(inventory, "_folder", lambda kind: tmp_path / kind)
 
 
@@ -105,8 +106,9 @@ def test_archs_by_family_and_by_pattern():
     assert families["resnet"][1] == "resnet18" and int(families["vision_transformer"][0]) > 100
     assert families["wide_resnet"][1] == "wrn_28_2;"
     rows = {line.split()[0]: line.split()[1:] for line in listed("archs", "resnet5[0]").splitlines()}
-    assert rows == {"name": ["family", "input", "weights"], "resnet50": ["resnet", "224", "tv_in1k"]}  # TLlib's weights, not timm's default
-    assert listed("archs", "vit_small_patch16_384").split()[-4:] == ["vit_small_patch16_384", "vision_transformer", "384", "augreg_in21k_ft_in1k"]
+    # TLlib's weights, not timm's default
+    assert rows == {"name": ["family", "input", "weights"], "resnet50": ["resnet", "224", "tv_in1k"]}
+    assert listed("archs", "vit_small_patch16_384").split()[-3:] == ["vision_transformer", "384", "augreg_in21k_ft_in1k"]
     assert listed("archs", "wrn_22_3").split()[-4:] == ["wrn_22_3", "wide_resnet", "32", "-"]
     assert listed("archs", "vit_small_patch16_36x1_224").split()[-1] == "-"
     tags = listed("archs", "resnet50.*").splitlines()
