@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
-from importlib import resources
 
 from ssl_bench.catalog import load_method, method_summaries
 
 COMMANDS = {
     "study": "train methods x settings x seeds and make the table [default: scikit-learn's digits]",
     "table": "run folders -> comparison table and runs.csv",
-    "list": "what there is: methods, data sets, recipes, studies",
+    "list": "what there is: methods, data sets, recipes, studies, networks",
 }
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The console script.  Exit codes: 0 done, 1 failed, 2 wrong command line, 130/143 stopped and resumable."""
+    """The console script.  Exit codes: 0 done, 1 failed, 2 wrong command line,
+    130/143 stopped and resumable, 141 the reader of its output left (``| head``)."""
     try:
-        sys.exit(run(list(sys.argv[1:] if argv is None else argv)))
+        code = run(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
     except KeyboardInterrupt:
-        sys.exit(130)
+        code = 130
+    except BrokenPipeError:  # `| head` has seen enough; the interpreter's own flush at the end must not fail again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141
+    sys.exit(code)
 
 
 def run(argv: list[str]) -> int:
@@ -43,8 +49,9 @@ def run(argv: list[str]) -> int:
 
         return study.main(rest)
     if word == "list":
-        print(_list())
-        return 0
+        from ssl_bench import inventory
+
+        return inventory.main(rest)
     if word in method_summaries():
         from ssl_bench import launch
 
@@ -64,13 +71,3 @@ def _help() -> str:
          "  ssl-bench fixmatch data/cifar100 -d CIFAR100 --num-samples-per-class 4 --seed 0",
          "  ssl-bench table fixmatch baseline      (the folders of --log; a study uses runs)"]
     )  # fmt: skip
-
-
-def _list() -> str:
-    from ssl_bench import zoo
-
-    shipped = resources.files("ssl_bench.recipes")
-    recipes = sorted(file.name[:-5] for file in shipped.iterdir() if file.name.endswith(".yaml"))
-    studies = sorted(file.name[:-5] for file in shipped.joinpath("studies").iterdir() if file.name.endswith(".yaml"))
-    rows = {"methods": list(method_summaries()), "data sets": [*zoo.names(), "package.module:Name"], "recipes": recipes, "studies": studies}
-    return "\n".join(f"{what + ':':<11} {', '.join(names)}" for what, names in rows.items())

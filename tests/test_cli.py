@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from ssl_bench import catalog, cli
+from ssl_bench import catalog, cli, inventory
 
 
 def run(capsys, *argv: str) -> tuple[int, str, str]:
@@ -30,10 +30,23 @@ def test_help_and_list_do_not_import_torch(word):
     assert done.returncode == 0 and done.stdout, done.stderr
 
 
-def test_list_names_methods_sets_recipes_and_studies(capsys):
-    _, out, _ = run(capsys, "list")
-    for name in ("fixmatch", "CIFAR100", "package.module:Name", "base", "digits"):
-        assert name in out
+def test_list_is_inventorys(capsys):
+    code, out, _ = run(capsys, "list", "methods")
+    assert code == 0 and out == inventory.text(["methods"]) + "\n"
+    assert run(capsys, "list", "metods")[0] == 2
+
+
+@pytest.mark.parametrize("words", [["list"], ["list", "recipes"], ["--help"]])
+def test_a_reader_that_leaves_early_is_no_traceback(words):
+    """As with `| head`: of a long text, met while printing; of a short one, only when the process ends."""
+    code = f"import sys; from ssl_bench import cli; sys.stdin.readline(); cli.main({words!r})"
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, "-c", code], text=True, **pipes)
+    process.stdout.close()
+    process.stdin.write("\n")
+    process.stdin.close()
+    assert process.stderr.read() == "" and process.wait() == 141
+    process.stderr.close()
 
 
 @pytest.mark.parametrize(("word", "near"), [("fixmtch", "fixmatch"), ("tabel", "table"), ("fix_match", "fixmatch")])

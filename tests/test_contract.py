@@ -200,7 +200,7 @@ FLOORS = (
     "catalog feed placement",
     "trainer published",
     "launch table",
-    "study",
+    "inventory study",
     "cli",
 )
 
