@@ -25,7 +25,10 @@ class Args(TwoViewArgs):
     epochs: int = 90
     log: str = "debiasmatch"
     trade_off_self_training: float = flag(1.0, "weight of the pseudo-label loss", ge=0)
-    threshold: float = flag(0.95, "debiased confidence above which (strictly) a prediction becomes a label", ge=0, le=1)
+    threshold: float = flag(  # TLlib published a command with 7
+        0.95, "debiased confidence above which (strictly) a prediction becomes a label; 0 to 1", ge=0,
+        warn_above=(1, "no prediction will become a label, and only the labelled images train"),
+    )  # fmt: skip
     momentum: float = flag(0.999, "momentum of the class prior, a moving average of predictions", ge=0, lt=1)
     tau: float = flag(1.0, "strength of the correction", ge=0)
     reset_prior: bool = flag(False, "begin each epoch with a uniform prior, as TLlib")
@@ -46,7 +49,7 @@ class DebiasMatch(Method):
         y = self.forwards(x_l, x_l_strong, x_u_strong)
         logged = self.supervised(y, batch.y_l, loop)
 
-        bias = self.args.tau * self.prior.log()                              # (C,)
+        bias = self.args.tau * self.prior.clamp(min=1e-8).log()              # (C,); a class never predicted: not -inf
         with torch.no_grad():
             y_u = self.model(x_u).float()                                    # (mu B, C)
         self.seen.append(y_u.softmax(dim=1).mean(dim=0))                     # (C,)

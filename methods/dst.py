@@ -31,10 +31,10 @@ class Args(TwoViewArgs):
     trade_off_self_training: float = flag(1.0, "weight of the pseudo-label loss", ge=0)
     threshold: float = flag(0.7, "confidence above which (strictly) a prediction becomes a label", ge=0, le=1)
     width: int = flag(2048, "hidden units of the pseudo and the adversarial head", ge=1)
-    head_dropout: float = flag(0.5, "dropout in both", ge=0, lt=1)
+    head_dropout: float = flag(0.5, "dropout in the pseudo and the adversarial head", ge=0, lt=1)
     eta: float = flag(1.0, "weight of the worst-case loss", ge=0)
-    eta_prime: float = flag(2.0, "weight of its labelled part", ge=0)
-    worst_case_labels: str = flag("true", "labels of that part: the true ones, or TLlib's predicted", choices=("true", "predicted"))
+    eta_prime: float = flag(2.0, "weight of the worst-case loss's labelled part", ge=0)
+    worst_case_labels: str = flag("true", "labels of that part; eq. 8: true, TLlib: predicted", choices=("true", "predicted"))
 
 
 class Reversal(torch.autograd.Function):
@@ -51,7 +51,7 @@ class Reversal(torch.autograd.Function):
 
 
 class ThreeHeads(Classifier):
-    """In training logits (B, 3 C) of the main, the pseudo and the adversarial head; else (B, C) of the main head.  TLlib's names."""
+    """In training logits (B, 3 C) of the main, the pseudo and the adversarial head; else (B, C) of the main head."""
 
     def __init__(self, base: Classifier, width: int, dropout: float) -> None:
         super().__init__(base.backbone, base.pool, base.bottleneck, base.head)
@@ -65,7 +65,8 @@ class ThreeHeads(Classifier):
         features = self.features(x)          # (B, D)
         if not self.training:
             return self.head(features)
-        return torch.cat([self.head(features), self.pseudo_head(features), self.adv_head(Reversal.apply(features, self.reversal))], dim=1)
+        reversed_ = Reversal.apply(features, self.reversal)                   # (B, D)
+        return torch.cat([self.head(features), self.pseudo_head(features), self.adv_head(reversed_)], dim=1)
 
 
 class DST(Method):
@@ -80,7 +81,7 @@ class DST(Method):
         args, (x_l, x_l_strong), (x_u, x_u_strong) = self.args, batch.x_l, batch.x_u
         self.model.reversal.fill_(0.1 * math.tanh(loop.step / 2000))         # 0 to 0.1
         y = self.forwards(x_l_strong, torch.cat([x_l, x_u]), x_u_strong)
-        y_l_strong = next(y)                                                  # (B, 3C)
+        cls_strong_loss, y_l_strong = x_l.new_zeros(()), next(y)              # (), (B, 3C)
         if y_l_strong is not None:
             cls_strong_loss = args.trade_off_cls_strong * F.cross_entropy(y_l_strong.chunk(3, dim=1)[0], batch.y_l)
             loop.backward(cls_strong_loss, "cls_strong_loss")
@@ -89,18 +90,22 @@ class DST(Method):
         (y_l, y_u), _, (y_l_adv, y_u_adv) = heads                             # (B, C) and (mu B, C) each
         cls_loss = F.cross_entropy(y_l, batch.y_l)
         label = batch.y_l if args.worst_case_labels == "true" else y_l.argmax(dim=1)
-        worst_case_loss = args.eta * (args.eta_prime * F.cross_entropy(y_l_adv, label) + disagreement(y_u_adv, y_u.argmax(dim=1)))
+        errs = agreement_penalty(y_u_adv, y_u.argmax(dim=1))                  # ()
+        worst_case_loss = args.eta * (args.eta_prime * F.cross_entropy(y_l_adv, label) + errs)
         loop.backward(cls_loss + worst_case_loss, "cls_loss + worst_case_loss")
 
         mask, pseudo = confident_pseudo_labels(y_u, args.threshold)           # (mu B,), (mu B,)
         y_u_strong = next(y).chunk(3, dim=1)[1]                               # (mu B, C)
         self_training_loss = args.trade_off_self_training * masked_cross_entropy(y_u_strong, pseudo, mask)
         loop.backward(self_training_loss, "self_training_loss")
-        logged = {"cls_loss": cls_loss, "worst_case_loss": worst_case_loss, "self_training_loss": self_training_loss}
-        return logged | {"cls_acc": (y_l.argmax(dim=1) == batch.y_l).float().mean(), **pseudo_label_metrics(mask, pseudo, batch.y_u_hidden)}
+        return {
+            "cls_loss": cls_loss.detach() + cls_strong_loss.detach(), "worst_case_loss": worst_case_loss,
+            "self_training_loss": self_training_loss, "cls_acc": (y_l.argmax(dim=1) == batch.y_l).float().mean(),
+            **pseudo_label_metrics(mask, pseudo, batch.y_u_hidden),
+        }  # fmt: skip
 
 
-def disagreement(y: Tensor, label: Tensor) -> Tensor:
+def agreement_penalty(y: Tensor, label: Tensor) -> Tensor:
     """Mean of -log(1 - softmax(y)[label]), (): large where the logits y (B, C) agree with label (B,).  Source: eq. 8."""
     p = y.float().softmax(dim=1).gather(1, label[:, None])                    # (B, 1)
     return -(1 - p + 1e-6).clamp(max=1).log().mean()

@@ -49,7 +49,8 @@ class FlexMatch(Method):
         thresholds = self.args.threshold * flexible(self.selected, self.task.num_classes, self.args.warmup)  # (C,)
         mask = (confidence > thresholds[pseudo]).float()                                     # (mu B,)
         self.seen.append((batch.idx_u, torch.where(confidence > self.args.threshold, pseudo, -1)))
-        self_training_loss = self.args.trade_off_self_training * masked_cross_entropy(next(y), pseudo, mask)
+        y_u_strong = next(y)                                                                 # (mu B, C)
+        self_training_loss = self.args.trade_off_self_training * masked_cross_entropy(y_u_strong, pseudo, mask)
         loop.backward(self_training_loss, "self_training_loss")
         logged |= {"self_training_loss": self_training_loss, "mean_threshold": thresholds.mean()}
         return logged | pseudo_label_metrics(mask, pseudo, batch.y_u_hidden)

@@ -28,7 +28,7 @@ class Args(TwoViewArgs):
     lr_gamma: float = 0.0001
     log: str = "mean_teacher"
     trade_off_con: float = flag(0.1, "weight of the consistency loss, a sum over images and classes", ge=0)
-    warm_up_epochs: int = flag(10, "epochs over which that weight ramps up", ge=0)
+    warm_up_epochs: int = flag(10, "epochs over which the consistency weight ramps up", ge=0)
     alpha: float = flag(0.999, "decay of the moving average", ge=0, le=1)
     evaluate: str = flag("teacher", "network that is evaluated and saved", choices=("teacher", "student"))
 
@@ -48,8 +48,8 @@ class MeanTeacher(Method):
         logged = self.supervised(y, batch.y_l, loop)
 
         with torch.no_grad():
-            p_u_teacher = self.teacher(x_u_teacher).softmax(dim=1)          # (mu B, C)
-        p_u = next(y).softmax(dim=1)                                        # (mu B, C)
+            p_u_teacher = self.teacher(x_u_teacher).float().softmax(dim=1)  # (mu B, C)
+        p_u = next(y).float().softmax(dim=1)                                # (mu B, C)
         distance = (p_u - p_u_teacher).square().sum(dim=1).mean()           # ()
         # TLlib's --trade-off-con multiplies a sum over the batch; written as mean x size it survives accumulation.
         weight = self.args.trade_off_con * sigmoid_ramp(loop.epoch, self.args.warm_up_epochs)

@@ -30,7 +30,9 @@ class Args(TwoViewArgs):
     trade_off_self_training: float = flag(1.0, "weight of the loss against the teacher's predictions", ge=0)
     T: float = flag(2.0, "temperature of teacher and student", gt=0)
     pretrained_teacher: str | None = flag(None, "weights of the first teacher: a latest.pth, or a run's folder")
-    generations: int | None = flag(None, "students in turn, each of the one before; default as TLlib: 1 with a teacher, else 0", ge=1)
+    generations: int | None = flag(
+        None, "students in turn, each taught by the one before; default as TLlib: one with a teacher, else only the teacher", ge=1
+    )
     teacher_epochs: int = flag(20, "epochs of the first teacher, where --generations trains it", ge=1)
 
 
@@ -48,8 +50,6 @@ class NoisyStudent(Method):
     @classmethod
     def stages(cls, args: Args) -> list[Stage]:
         if args.generations is None:
-            if args.pretrained_teacher is None:
-                print("note: this trains the first teacher only, as TLlib's script; --generations 3 is the whole of Noisy Student")
             return [Stage("train", args, previous=args.pretrained_teacher)]
         file, stages = args.pretrained_teacher, []
         if file is None:
@@ -64,18 +64,21 @@ class NoisyStudent(Method):
         load_strictly(self.teacher.model, weights, self.args.pretrained_teacher)  # the student starts anew
 
     def prepare(self, pools: Pools) -> None:
-        if self.unlabeled_views:
+        if not self.unlabeled_views:
+            print("this trains the first teacher, on the labelled images; --generations 3 is the whole of Noisy Student")
+        else:
             self.teacher_logits = feed.predictions(self.teacher, pools.unlabeled, "weak", self.args)  # (N_u, C)
 
     def train_step(self, batch: Batch, loop: Loop) -> dict[str, Tensor]:
-        y = self.forwards(*batch.x_l, *batch.x_u)
+        x_l, x_l_strong = batch.x_l
+        y = self.forwards(x_l, x_l_strong, *batch.x_u)
         logged = self.supervised(y, batch.y_l, loop)
         if not batch.x_u:  # the first teacher
             return logged
 
         p_u_teacher = (self.teacher_logits[batch.idx_u] / self.args.T).softmax(dim=1)     # (mu B, C)
-        log_p_u = (next(y).float() / self.args.T).log_softmax(dim=1)                      # (mu B, C)
-        self_training_loss = self.args.trade_off_self_training * -(p_u_teacher * log_p_u).sum(dim=1).mean()
+        log_p_u_strong = (next(y).float() / self.args.T).log_softmax(dim=1)               # (mu B, C)
+        self_training_loss = -self.args.trade_off_self_training * (p_u_teacher * log_p_u_strong).sum(dim=1).mean()
         loop.backward(self_training_loss, "self_training_loss")
         return logged | {"self_training_loss": self_training_loss, "teacher_acc": hidden_accuracy(p_u_teacher, batch.y_u_hidden)}
 

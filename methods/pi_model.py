@@ -21,7 +21,7 @@ class Args(TwoViewArgs):
     epochs: int = 40
     log: str = "pi_model"
     trade_off_con: float = flag(0.1, "weight of the consistency loss, a mean over images of a sum over classes", ge=0)
-    warm_up_epochs: int = flag(10, "epochs over which that weight ramps up", ge=0)
+    warm_up_epochs: int = flag(10, "epochs over which the consistency weight ramps up", ge=0)
 
 
 class PiModel(Method):
@@ -34,8 +34,8 @@ class PiModel(Method):
         y = self.forwards(x_l, x_l_strong, x_u, x_u_again)
         logged = self.supervised(y, batch.y_l, loop)
 
-        p_u, p_u_again = next(y).softmax(dim=1), next(y).softmax(dim=1)  # (mu B, C) each; gradient flows to both
-        distance = (p_u - p_u_again).square().sum(dim=1).mean()          # ()
+        p_u, p_u_again = (next(y).float().softmax(dim=1) for _ in range(2))  # (mu B, C) each; gradient flows to both
+        distance = (p_u - p_u_again).square().sum(dim=1).mean()              # ()
         con_loss = self.args.trade_off_con * sigmoid_ramp(loop.epoch, self.args.warm_up_epochs) * distance
         loop.backward(con_loss, "con_loss")
         return logged | {"con_loss": con_loss}

@@ -35,7 +35,7 @@ class Args(CommonArgs):
 
 
 class Projected(Classifier):
-    """In training (B, C + D): logits and a projection of length 1; else logits (B, C).  TLlib's names."""
+    """In training (B, C + D): logits and a projection of length 1; else logits (B, C)."""
 
     slow = ("backbone", "projector")
 
@@ -82,7 +82,8 @@ class SelfTuning(Method):
         loop.backward(pgc_u_loss, "pgc_u_loss")
         self.seen["labeled"].append((key_l, batch.y_l))
         self.seen["unlabeled"].append((key_u, pseudo))
-        return {"cls_loss": cls_loss, "pgc_loss": pgc_loss, "pgc_u_loss": pgc_u_loss, "cls_acc": (y_l.argmax(dim=1) == batch.y_l).float().mean()}
+        cls_acc = (y_l.argmax(dim=1) == batch.y_l).float().mean()
+        return {"cls_loss": cls_loss, "pgc_loss": pgc_loss, "pgc_u_loss": pgc_u_loss, "cls_acc": cls_acc}
 
     def after_step(self, loop: Loop) -> None:
         self.key_encoder.update(self.model, self.args.m ** (2 if self.args.two_updates else 1))

@@ -25,9 +25,9 @@ class Args(TwoViewArgs):
     log: str = "uda"
     trade_off_con: float = flag(1.0, "weight of the consistency loss", ge=0)
     threshold: float = flag(0.7, "confidence above which (strictly) an image takes part", ge=0, le=1)
-    T: float = flag(0.85, "temperature; below 1 sharpens the target", gt=0)
-    temperature_on: str = flag("target", "what the temperature divides: the target's logits, or TLlib's student's", choices=("target", "student"))
-    divide_by: str = flag("batch", "the loss is a mean over the batch, or TLlib's over the images kept", choices=("batch", "kept"))
+    T: float = flag(0.85, "temperature; on the target, below 1 sharpens (the paper's CIFAR-10: 0.4)", gt=0)
+    temperature_on: str = flag("target", "whose logits --T divides; TLlib: the student's", choices=("target", "student"))
+    divide_by: str = flag("batch", "what the loss is a mean over; TLlib: the images kept", choices=("batch", "kept"))
 
 
 class UDA(Method):
@@ -45,10 +45,11 @@ class UDA(Method):
             y_u = self.model(x_u)                                           # (mu B, C)
             mask, pseudo = confident_pseudo_labels(y_u, self.args.threshold)  # (mu B,), (mu B,): before sharpening
             p_u = (y_u.float() / target_T).softmax(dim=1)                   # (mu B, C)
-        log_q_u = (next(y).float() / student_T).log_softmax(dim=1)          # (mu B, C)
-        con_loss = self.args.trade_off_con * (kl_divergence(p_u, log_q_u) * mask).mean()
+        log_p_u_strong = (next(y).float() / student_T).log_softmax(dim=1)   # (mu B, C)
+        con_loss = self.args.trade_off_con * (kl_divergence(p_u, log_p_u_strong) * mask).mean()
         if self.args.divide_by == "kept":
-            con_loss = con_loss / distributed.mean_(mask.mean()).clamp(min=1 / len(mask))
+            kept = distributed.mean_(mask.mean())                           # (), of all processes' micro-batches
+            con_loss = con_loss / kept.clamp(min=1 / (len(mask) * distributed.world_size()))
         loop.backward(con_loss, "con_loss")
         return logged | {"con_loss": con_loss, **pseudo_label_metrics(mask, pseudo, batch.y_u_hidden)}
 

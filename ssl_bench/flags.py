@@ -51,17 +51,18 @@ def flag(
     gt: float | None = None,
     le: float | None = None,
     lt: float | None = None,
+    warn_above: tuple[float, str] | None = None,
     many: int | None = None,
     positional: bool = False,
     identity: bool = True,
 ) -> Any:
     """Declare one field.
 
-    names: further spellings (``-a``, ``--learning-rate``); ge/gt/le/lt: the range; many: for tuple fields, the number of
+    names: further spellings (``-a``, ``--learning-rate``); ge/gt/le/lt: the range; warn_above: (value, what happens above it); many: for tuple fields, the number of
     values (None: any); identity: whether the value belongs to what makes two runs the same run (it enters the run's hash).
     """
     metadata = dict(
-        help=help, names=tuple(names), group=group, choices=tuple(choices), ge=ge, gt=gt, le=le, lt=lt, many=many,
+        help=help, names=tuple(names), group=group, choices=tuple(choices), ge=ge, gt=gt, le=le, lt=lt, warn_above=warn_above, many=many,
         positional=positional, identity=identity,
     )
     return dataclasses.field(default=default, metadata=metadata)
@@ -169,6 +170,16 @@ def describe_range(metadata: Mapping[str, Any]) -> str:
     """'>= 0 and <= 1', '' when unbounded."""
     signs = (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<"))
     return " and ".join(f"{sign} {metadata[key]:g}" for key, sign in signs if metadata[key] is not None)
+
+
+def warnings(args: Any) -> list[str]:
+    """A line for each value that is allowed and hardly meant."""
+    lines = []
+    for name, spec in specs(type(args)).items():
+        limit, what = spec.metadata["warn_above"] or (None, "")
+        if limit is not None and getattr(args, name) > limit:
+            lines.append(f"warning: {spec.option} {getattr(args, name):g} is above {limit:g}: {what}")
+    return lines
 
 
 class _Parser(argparse.ArgumentParser):

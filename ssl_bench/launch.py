@@ -54,6 +54,8 @@ def run_command(method: type[Method], argv: Sequence[str]) -> int:
         check_shares(args, distributed.announced_size())
     except FlagError as error:
         return 2 if distributed.announced_rank() else _fail(prog, error, 2)  # the same on every process
+    if not distributed.announced_rank():
+        print("".join(f"{prog}: {line}\n" for line in flags.warnings(args)), end="", file=sys.stderr)
     if args.dry_run:
         print(json.dumps({"method": method.name, **dataclasses.asdict(args)}))
         return 0

@@ -52,6 +52,7 @@ def runs(tmp_path_factory) -> dict[tuple, Path]:
     folders, outputs = {}, {}
     for world in (1, 2):
         jobs = [(name, world, [*BASE, *LIVE[name]]) for name in METHODS]
+        jobs += [("uda", f"kept {world}", [*BASE, "--divide-by", "kept", "--threshold", "0.25"])]
         if world == 2:
             jobs += [(name, "shard", [*BASE, *LIVE[name], "--shard"]) for name in ("fixmatch", "mean_teacher")]
         for name, key, argv in jobs:
@@ -76,6 +77,12 @@ def check_same_run(one: Path, several: Path) -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_two_processes_train_the_same_run(runs, name):
     check_same_run(runs[name, 1], runs[name, 2])
+
+
+def test_uda_divides_by_what_all_processes_kept(runs):
+    kept = [row["kept"] for row in read_jsonl(runs["uda", "kept 1"] / "metrics.jsonl") if row["kind"] == "train"]
+    assert any(0 < share < 1 for share in kept), kept
+    check_same_run(runs["uda", "kept 1"], runs["uda", "kept 2"])
 
 
 @pytest.mark.slow

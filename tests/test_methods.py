@@ -176,13 +176,13 @@ def test_the_reversal_grows_with_the_step_as_tllibs_clock(tiny):
         assert run.method.model.reversal.item() == pytest.approx(expected, abs=5e-5)
 
 
-def test_disagreement_is_large_where_the_label_is_believed():
+def test_the_agreement_penalty_is_large_where_the_label_is_believed():
     y, label = draws(7, 5), torch.arange(7) % 5
     expected = -np.log(1 - softmax(y.numpy().astype(np.float64))[np.arange(7), label.numpy()]).mean()
-    assert dst.disagreement(y, label).item() == pytest.approx(expected, rel=1e-4)
+    assert dst.agreement_penalty(y, label).item() == pytest.approx(expected, rel=1e-4)
     sure = nn.functional.one_hot(label, 5) * 50.0
-    assert dst.disagreement(sure, label).item() == pytest.approx(-math.log(1e-6), rel=0.01)  # finite
-    assert dst.disagreement(-sure, label).item() == pytest.approx(0, abs=1e-6)
+    assert dst.agreement_penalty(sure, label).item() == pytest.approx(-math.log(1e-6), rel=0.01)  # finite
+    assert dst.agreement_penalty(-sure, label).item() == pytest.approx(0, abs=1e-6)
 
 
 def heads(y: torch.Tensor) -> list[np.ndarray]:
@@ -398,7 +398,7 @@ def test_a_teacher_in_a_file_a_run_folder_or_tllibs_place(tmp_path, capsys):
     method = catalog.load_method("noisy_student")
     common = ["-a", "test_resnet", "--epochs", "1", "--iters-per-epoch", "2", "--device", "cpu", "--batch-size", "4"]
     assert launch.run_command(method, [*common, "--log", "iter_0"]) == 0
-    assert "first teacher only" in capsys.readouterr().out
+    assert "the first teacher, on the labelled images" in capsys.readouterr().out
     run = next(tmp_path.glob("iter_0/noisy_student/Digits/4x/*"))
     results = []
     for i, teacher in enumerate(("iter_0/checkpoints/latest.pth", str(run), str(run / "checkpoints" / "latest.pth"))):
