@@ -287,11 +287,7 @@ def test_shipped_recipe_sections_are_data_sets(path):
     """A section with a typo would silently never apply."""
     from ssl_bench import zoo
 
-    tllib = {  # data sets of TLlib's published commands that this suite may not read yet
-        "Food101", "CUB200", "Aircraft", "StanfordCars", "SUN397", "DTD",
-        "OxfordIIITPets", "OxfordFlowers102", "Caltech101",
-    }  # fmt: skip
-    known = {"all", *zoo.names(), *tllib}
+    known = {"all", *zoo.names()}
     for inner, sections in yaml.safe_load(path.read_text(encoding="utf-8")).items():
         assert set(sections) <= known, f"{path.name} {inner}: {set(sections) - known} is no data set"
 
