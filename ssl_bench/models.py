@@ -62,33 +62,30 @@ def build_classifier(
 ) -> Classifier:
     """A fresh classifier for (B, 3, image_size, image_size) inputs.
 
-    arch: a timm name, or a WRN's (wrn_28_2).  pool: False gives the class token (or the flattened map of a CNN), as
-    TLlib's ``--no-pool``.  model_kwargs: ``key=value`` for timm.create_model (or WideResNet).  pretrained: ImageNet weights
-    through timm (network needed once).
+    arch: a timm name, or a WRN's (wrn_28_2).  pool: True pools as timm does for that network; False gives the class token, or
+    the flattened map of a network that has none, as TLlib's ``--no-pool``.  model_kwargs: ``key=value`` for timm.create_model
+    (or WideResNet).  pretrained: ImageNet weights through timm (network needed once).
     grad_checkpointing: activations are computed again in the backward pass.
     Raises ValueError (unknown arch, kwargs the network refuses, wrong image size), OSError (weights not to be had).
     """
-    backbone = _backbone(arch, image_size, pool, model_kwargs, pretrained)
+    backbone, features = _backbone(arch, image_size, pool, parse_model_kwargs(model_kwargs), pretrained)
     if pretrained_backbone is not None:
-        report = load_backbone(backbone, pretrained_backbone)
+        report = load_backbone(backbone, pretrained_backbone, _classifier_names(backbone))
         print(f"{pretrained_backbone}: {report}")
+    if not pool:
+        _remove_pooling(backbone, arch)
+        features = _features_of_zeros(backbone, image_size)
+        features = Unpooled(*_first_tokens(backbone))(features) if isinstance(features, Tensor) else features
+    if not isinstance(features, Tensor) or features.ndim != 2:
+        how = "with its pooling: change --model-kwargs, or add --no-pool" if pool else "without its pooling: leave --no-pool out"
+        raise ValueError(f"--arch {arch} gives no vector of features {how}")
     if grad_checkpointing:
         _checkpoint_activations(backbone, arch)
-    backbone.eval()
-    with torch.no_grad():
-        try:
-            features = backbone(torch.zeros(1, 3, image_size, image_size))
-            feature_dim = (features if pool else Unpooled()(features)).shape[1]
-        except (RuntimeError, AssertionError, ValueError, IndexError) as error:
-            raise ValueError(
-                f"--arch {arch} does not take {image_size}x{image_size} images ({' '.join(str(error).split())[:160]}); change --image-size "
-                "or --model-kwargs"
-            ) from None
     return Classifier(
         backbone.train(),
-        nn.Identity() if pool else Unpooled(),  # outside the backbone, whose state-dict names it would change
-        bottleneck(feature_dim, bottleneck_dim) if bottleneck_dim else nn.Identity(),
-        nn.Linear(bottleneck_dim or feature_dim, num_classes),
+        nn.Identity() if pool else Unpooled(*_first_tokens(backbone)),  # outside the backbone, whose state-dict names it would change
+        bottleneck(features.shape[1], bottleneck_dim) if bottleneck_dim else nn.Identity(),
+        nn.Linear(bottleneck_dim or features.shape[1], num_classes),
     )
 
 
@@ -97,14 +94,38 @@ def _checkpoint_activations(backbone: nn.Module, arch: str) -> None:
         backbone.set_grad_checkpointing(True)
     except (AttributeError, AssertionError, NotImplementedError):
         raise ValueError(f"--arch {arch} has no --grad-checkpointing; use --accumulate to save memory") from None
+    for module in backbone.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.register_forward_pre_hook(_hold_statistics)
+            module.register_forward_hook(_release_statistics, always_call=True)
+
+
+def _hold_statistics(norm: nn.Module, _: Any) -> None:
+    # The forward that is run again inside a backward would move the running statistics a second time.  (Compiled graphs do not.)
+    if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:
+        norm.held_momentum, norm.momentum = norm.momentum, 0.0
+
+
+def _release_statistics(norm: nn.Module, *_: Any) -> None:
+    if hasattr(norm, "held_momentum"):
+        norm.momentum = norm.held_momentum
+        norm.num_batches_tracked -= 1
+        del norm.held_momentum
 
 
 def check_separable(network: nn.Module, arch: str) -> None:
     """ValueError if the images of a batch influence each other's logits: joined batches would not be the same."""
     for name, module in network.named_modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        if _mixes_images(module):
             remedy = "use --bottleneck-dim 0" if name.startswith("bottleneck") else "use a network with LayerNorm, such as a ViT"
             raise ValueError(f"--concat would mix the BatchNorm statistics of labelled and unlabelled images ({name} of {arch}): {remedy}")
+
+
+def _mixes_images(module: nn.Module) -> bool:
+    """BatchNorm, and timm's layers that are none by class but keep a running variance of batches (EvoNorm-B, InplaceABN)."""
+    if isinstance(module, (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)):
+        return isinstance(module, nn.modules.batchnorm._BatchNorm)
+    return "running_var" in dict(module.named_buffers(recurse=False)) and not type(module).__name__.startswith("Frozen")
 
 
 def check_arch(arch: str) -> None:
@@ -118,22 +139,48 @@ def check_arch(arch: str) -> None:
         raise ValueError(nearest(arch, known, "--arch") + " (any timm model, or a WRN)")
 
 
-def _backbone(arch: str, image_size: int, pool: bool, model_kwargs: Sequence[str], pretrained: bool) -> nn.Module:
+def _backbone(arch: str, image_size: int, pool: bool, kwargs: dict[str, Any], pretrained: bool) -> tuple[nn.Module, Any]:
+    """The network without its classifier, pooling as it does by itself (so that the names of its tensors do not depend on
+    `pool`; a WRN's never do), and what it gives for one image."""
     check_arch(arch)
-    kwargs = parse_model_kwargs(model_kwargs)
-    if not pool:
-        kwargs.setdefault("global_pool", "")
     if wide_resnet.depth_and_width(arch) is not None:
-        return _wide_resnet(arch, kwargs, pretrained)
+        network = _wide_resnet(arch, kwargs if pool else {"global_pool": "", **kwargs}, pretrained)
+        return network, _features_of_zeros(network, image_size)
     import timm
 
-    if getattr(timm.get_pretrained_cfg(arch), "fixed_input_size", False):
-        kwargs.setdefault("img_size", image_size)
+    published = timm.get_pretrained_cfg(arch)
+    attempts = [kwargs]
+    if getattr(published, "fixed_input_size", False) and "img_size" not in kwargs:
+        attempts.insert(0, {**kwargs, "img_size": image_size})  # not all know it, and CrossViT scales images by itself
+    reasons = []
+    for attempt in attempts:
+        try:
+            network = _timm_network(arch, attempt, pretrained)
+            return network, _features_of_zeros(network, image_size)
+        except _Refused as error:
+            if attempt is kwargs:
+                raise ValueError(str(error)) from None
+        except (RuntimeError, AssertionError, ValueError, IndexError, TypeError, ZeroDivisionError) as error:
+            reasons.append(" ".join(str(error).split())[:160])
+    why = f" ({reasons[0]})" if reasons[0] else ""
+    made_for = f"; it was made for {published.input_size[-2]}x{published.input_size[-1]}" if published is not None else ""
+    raise ValueError(
+        f"--arch {arch} does not take {image_size}x{image_size} images{why}{made_for}: change --image-size or --model-kwargs"
+    )
+
+
+class _Refused(Exception):
+    """A network has no such argument."""
+
+
+def _timm_network(arch: str, kwargs: dict[str, Any], pretrained: bool) -> nn.Module:
+    import timm
+
     name = f"{arch}.tv_in1k" if pretrained and arch in TORCHVISION_V1 else arch
     try:
-        network = timm.create_model(name, pretrained=pretrained, num_classes=0, **kwargs)
+        return timm.create_model(name, pretrained=pretrained, num_classes=0, **kwargs)
     except TypeError as error:
-        raise ValueError(f"--arch {arch} refuses its arguments {kwargs}: {error}") from None
+        raise _Refused(f"--arch {arch} refuses its arguments {kwargs}: {error}") from None
     except (OSError, RuntimeError) as error:
         if not pretrained:
             raise
@@ -141,7 +188,29 @@ def _backbone(arch: str, image_size: int, pool: bool, model_kwargs: Sequence[str
         raise OSError(
             f"ImageNet weights of {name} could not be loaded ({reason}); give --pretrained-backbone FILE, or --scratch for random weights"
         ) from None
-    return network
+
+
+def _features_of_zeros(backbone: nn.Module, image_size: int) -> Any:
+    backbone.eval()
+    with torch.no_grad():
+        return backbone(torch.zeros(1, 3, image_size, image_size))
+
+
+def _classifier_names(backbone: nn.Module) -> tuple[str, ...]:
+    """What timm calls this network's classifier: ("fc",), ("head", "head_dist"), ()."""
+    names = (getattr(backbone, "pretrained_cfg", None) or {}).get("classifier") or ()
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _remove_pooling(backbone: nn.Module, arch: str) -> None:
+    """Networks that pool by taking their class tokens, and know no other way (CoaT, CrossViT, distilled PiT), stay so."""
+    if isinstance(backbone, wide_resnet.WideResNet):
+        return
+    try:
+        backbone.reset_classifier(0, "")
+    except (AssertionError, TypeError, ValueError):
+        if getattr(backbone, "global_pool", None) != "token":
+            raise ValueError(f"--arch {arch} has layers behind its pooling, which need it: leave --no-pool out") from None
 
 
 def _wide_resnet(arch: str, kwargs: dict[str, Any], pretrained: bool) -> nn.Module:
@@ -154,10 +223,25 @@ def _wide_resnet(arch: str, kwargs: dict[str, Any], pretrained: bool) -> nn.Modu
 
 
 class Unpooled(nn.Module):
-    """(B, N, D) tokens -> the first (class) token (B, D); (B, C, H, W) maps -> (B, C*H*W)."""
+    """(B, N, D) tokens -> the class token (B, D), or without one all N - skip others (B, (N - skip) D); (B, C, H, W) maps ->
+    (B, C*H*W); (B, D) stays.
+
+    skip: registers and the like that lead the tokens.
+    """
+
+    def __init__(self, class_token: bool, skip: int) -> None:
+        super().__init__()
+        self.class_token, self.skip = class_token, skip
 
     def forward(self, features: Tensor) -> Tensor:
-        return features[:, 0] if features.ndim == 3 else features.flatten(1)
+        if features.ndim != 3:
+            return features.flatten(1)
+        return features[:, 0] if self.class_token else features[:, self.skip :].flatten(1)
+
+
+def _first_tokens(backbone: nn.Module) -> tuple[bool, int]:
+    """Whether a class token leads the tokens, and how many lead them that are no patches."""
+    return getattr(backbone, "cls_token", None) is not None, int(getattr(backbone, "num_prefix_tokens", 0))
 
 
 def parse_model_kwargs(pairs: Sequence[str]) -> dict[str, Any]:

@@ -191,7 +191,7 @@ def test_every_parameter_moves_in_three_steps(tiny, name):
 # 4. Structure
 
 FLOORS = (
-    "atomic distributed interrupt flags split losses mixup nets schedules weights",
+    "atomic distributed flags foreign interrupt split losses mixup nets schedules weights",
     "args recipe augment datasets metrics models parallel progress runs",
     "ema zoo",
     "streams record prefetch",

@@ -426,4 +426,4 @@ def test_a_teacher_of_another_network_is_one_line(tmp_path, capsys):
     torch.save({"head.weight": torch.zeros(3, 3)}, tmp_path / "other.pth")
     code = launch.run_command(catalog.load_method("noisy_student"), ["--device", "cpu", "--pretrained-teacher", str(tmp_path / "other.pth")])
     error = capsys.readouterr().err.splitlines()
-    assert code == 1 and len(error) == 1 and "other.pth belongs to another network" in error[0]
+    assert code == 1 and len(error) == 1 and "other.pth has a head of 3 classes" in error[0]

@@ -64,6 +64,19 @@ def test_bottleneck_dim_zero_puts_the_head_on_the_features():
     assert model.eval()(torch.randn(1, 3, 32, 32)).shape == (1, 5)
 
 
+@pytest.mark.parametrize("arch", sorted(models.TORCHVISION_V1))
+def test_tllibs_resnets_are_timms_tv_in1k(arch):
+    """The same file of weights as torchvision's first, and the same names, so that TLlib's flat files load."""
+    from torchvision.models import get_model, get_model_weights
+
+    assert timm.get_pretrained_cfg(f"{arch}.tv_in1k").url == get_model_weights(arch)["IMAGENET1K_V1"].url
+    with torch.device("meta"):
+        theirs = get_model(arch, weights=None).state_dict()
+        ours = timm.create_model(f"{arch}.tv_in1k", num_classes=1000).state_dict()
+    assert {name: value.shape for name, value in theirs.items()} == {name: value.shape for name, value in ours.items()}
+    assert list(theirs) == list(ours)
+
+
 # ---- families --------------------------------------------------------------------------------------------------------
 
 
@@ -114,7 +127,7 @@ def test_features_are_timms_pooled_or_class_token_or_flattened_map(arch, pool, r
 
 def test_unpooled_map_is_flattened_in_full():
     features = torch.randn(2, 4, 3, 5)
-    assert torch.equal(models.Unpooled()(features), features.reshape(2, 60))
+    assert torch.equal(models.Unpooled(False, 0)(features), features.reshape(2, 60))
 
 
 @pytest.mark.parametrize(("arch", "size"), [("test_resnet", 8), ("test_resnet", 33), ("test_convnext", 47)])
@@ -228,9 +241,15 @@ def test_image_too_small_for_the_network(arch):
         small(arch, size=3)
 
 
-def test_kwargs_the_network_refuses_are_named():
-    with pytest.raises(ValueError, match="--arch test_resnet refuses .*no_such_thing"):
-        small(model_kwargs=("no_such_thing=1",))
+@pytest.mark.parametrize("arch", ["test_resnet", "test_vit"])
+def test_kwargs_the_network_refuses_are_named(arch):
+    with pytest.raises(ValueError, match=f"--arch {arch} refuses .*no_such_thing"):
+        small(arch, model_kwargs=("no_such_thing=1",))
+
+
+def test_features_that_are_no_vector_are_named():
+    with pytest.raises(ValueError, match="--arch test_resnet gives no vector of features with its pooling: .*--no-pool"):
+        small(model_kwargs=("global_pool=",))
 
 
 @pytest.mark.parametrize(

