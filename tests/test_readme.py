@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -46,7 +47,7 @@ def test_every_command_of_the_readme_resolves(folder, capsys):
     lines = re.findall(r"^(?:PYTHONPATH=\. )?ssl-bench (.+?)(?:\s+#.*)?$", README, re.MULTILINE)
     assert len(lines) >= 10
     for line in lines:
-        word, *rest = line.split()
+        word, *rest = shlex.split(line)
         if word in ("list", "table") or "--help" in rest or "my_study.yaml" in rest:
             continue
         assert cli.run([word, *rest, "--dry-run"]) == 0, line
