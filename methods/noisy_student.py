@@ -39,11 +39,13 @@ class Args(TwoViewArgs):
 class NoisyStudent(Method):
     name = "noisy_student"
     Args = Args
+    unlabeled_views = ("strong",)
 
     def __init__(self, args: CommonArgs, task: Task) -> None:
         super().__init__(args, task)
-        if args.pretrained_teacher is not None:
-            self.unlabeled_views = ("strong",)
+        if args.pretrained_teacher is None:
+            self.unlabeled_views = ()  # the first teacher
+        else:
             self.teacher = EMATeacher(self.model, mode="eval")
             self.register_buffer("teacher_logits", torch.empty(0), persistent=False)  # a function of the teacher: see prepare
 

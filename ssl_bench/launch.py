@@ -112,6 +112,8 @@ def resolve(method: type[Method], argv: Sequence[str]) -> tuple[Args, Recipe]:
         values["all_labeled"] = True
     args = dataclasses.replace(defaults, **values)
     check_shares(args, 1)
+    if args.lr_scheduler == "step" and args.lr_gamma < 0.01:
+        raise FlagError(f"--lr-scheduler step multiplies the learning rate by --lr-gamma {args.lr_gamma:g} at each milestone: give --lr-gamma 0.1, or so")
     if args.cache != "none" and args.cache_size < args.image_size:
         raise FlagError(f"--cache-size {args.cache_size} is smaller than --image-size {args.image_size}: crops would be enlarged")
     return args, recipe
@@ -140,19 +142,23 @@ def train(method: type[Method], args: Args, recipe: Recipe, device: torch.device
         return 0
     training_views((*method.labeled_views, *method.unlabeled_views), args)  # a wrong policy string is known before any data
     stages = method.stages(args)
-    weights = None if stages[0].previous is None else read_weights(record.weights_file(stages[0].previous))
+    folders = [run if len(stages) == 1 else record.RunFolder(path / stage.name) for stage in stages]
+    weights = None
+    if stages[0].previous is not None and not folders[0].done and not folders[0].has_state:
+        weights = read_weights(record.weights_file(stages[0].previous))
     data, pools = _load(args, path / "split.npz")
     print(f"{method.name} on {args.data} -> {path}\nrecipe {recipe.name}: {', '.join(recipe.sections) or 'bare defaults'}")
     if data.broken:
         print(f"{len(data.broken)} broken images left out, the first is {data.broken[0]}")
-    if len(stages) > 1:
-        run.create(method.name, args, recipe.name, recipe.hash)
+    if method.unlabeled_views and not len(pools.unlabeled):
+        raise ValueError(f"{method.name} needs unlabelled images, and every image is labelled; use erm or fewer labels")
     results = []
-    for stage in stages:
-        folder = run if len(stages) == 1 else record.RunFolder(path / stage.name)
+    for stage, folder in zip(stages, folders, strict=True):
         stage_pools = with_true_labels(pools) if stage.true_labels else pools
         if not folder.done:
-            result = _train_stage(method, stage, stage_pools, folder, device, weights, recipe)
+            if len(stages) > 1:
+                print(f"{stage.name}, {len(results) + 1} of {len(stages)}")
+            result = _train_stage(method, stage, stage_pools, folder, device, weights, recipe, (run, args))
             if folder.writes:
                 result |= describe(method, stage.args, recipe, stage_pools, device, len(data.broken), folder.environment())
             folder.finish(result)
@@ -184,8 +190,9 @@ def _load(args: Args, saved: Path | None) -> tuple[DataSet, Pools]:
 
 def _train_stage(
     method: type[Method], stage: Stage, pools: Pools, run: record.RunFolder, device: torch.device,
-    weights: dict[str, Any] | None, recipe: Recipe,
+    weights: dict[str, Any] | None, recipe: Recipe, whole: tuple[record.RunFolder, Args],
 ) -> dict[str, Any]:  # fmt: skip
+    """whole: the run this is a stage of, or itself."""
     print(f"labeled_dataset_size: {len(pools.labeled)}\nunlabeled_dataset_size: {len(pools.unlabeled)}")
     print(f"test_dataset_size: {len(pools.test)}\ndevice: {describe_device(device)}", flush=True)
     if distributed.world_size() > 1:
@@ -193,9 +200,10 @@ def _train_stage(
         print(f"{world} processes: {share} labelled and {share * stage.args.mu} unlabelled images each, {stage.args.batch_size} and "
               f"{stage.args.batch_size * stage.args.mu} in all", flush=True)  # fmt: skip
     instance = build(method, stage.args, pools, pretrained=not run.has_state)
-    run.create(method.name, stage.args, recipe.name, recipe.hash)  # only now: what cannot be built leaves no run in the tables
-    if weights is not None:
+    if weights is not None and not run.has_state:
         instance.load_previous(weights)
+    for folder, args in dict([whole, (run, stage.args)]).items():  # only now: what cannot be built leaves no run in the tables
+        folder.create(method.name, args, recipe.name, recipe.hash)
     with explained_memory(stage.args, device):
         return fit(instance, pools, stage.args, run, device)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ssl_bench import distributed
 from ssl_bench.atomic import write_with
 from ssl_bench.datasets.image_folder import LABELLED
 from ssl_bench.datasets.images import DataSet, Images
@@ -49,8 +50,12 @@ def make_pools(data: DataSet, n: int, seed: int, *, all_labeled: bool = False, s
         except ValueError as error:
             remedy = "; lower --num-samples-per-class" if "asked for" in str(error) else ""
             raise ValueError(f"{data.name}: {error}{remedy}") from None
-    if saved is not None:
+    if saved is not None:  # the first process writes, the others read
+        if distributed.rank():
+            distributed.barrier()
         labeled, unlabeled = _reread_or_write(saved, labeled, unlabeled, len(targets))
+        if not distributed.rank():
+            distributed.barrier()
     rest = data.train.take(unlabeled)
     if data.unlabeled is not None:
         rest = concatenate(rest, data.unlabeled)

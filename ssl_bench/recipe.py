@@ -54,6 +54,9 @@ def resolve(args_class: type, method: str, data: str, name: str) -> Recipe:
     own = _read(Path(path)) if path else _shipped(method)
     if inner not in own and (path or inner != "default"):
         raise flags.FlagError(flags.nearest(inner, [*own, "none"], f"recipe of {path or method}"))
+    sets = [section for section in own.get(inner, {}) if section != "all"]
+    if sets and not path and inner != "default" and data not in sets:
+        raise flags.FlagError(f"recipe {inner} of {method} is for {', '.join(sets)}, not for {data}")
     values: dict[str, Any] = {}
     sections = []
     for source, body in (("base", _shipped("base").get("default", {})), (path or method, own.get(inner, {}))):

@@ -60,7 +60,17 @@ def run_path(method: str, args: Args) -> Path:
 
 def weights_file(path: str) -> Path:
     """The file of weights that `path` names: itself, the latest.pth of a run's folder, or - for TLlib's habit of naming
-    LOG/checkpoints/latest.pth - that file of the only run below LOG.  FileNotFoundError says what was looked for."""
+    LOG/checkpoints/latest.pth - that file of the only run below LOG.
+
+    FileNotFoundError says what was looked for; ValueError: of a run that is not finished."""
+    found = _weights_file(path)
+    run = found.parent.parent
+    if (run / "args.json").is_file() and not (run / "result.json").is_file():
+        raise ValueError(f"{found} is of a run that is not finished: its own command continues it")
+    return found
+
+
+def _weights_file(path: str) -> Path:
     given = Path(path).expanduser()
     if given.is_file():
         return given
@@ -68,8 +78,8 @@ def weights_file(path: str) -> Path:
     own = top / "checkpoints" / name
     found = [own] if own.is_file() else sorted(top.glob(f"*/*/*/*/checkpoints/{name}"))
     if len(found) != 1:
-        several = f"; {top} holds {len(found)} runs, name one of their folders" if found else ""
-        raise FileNotFoundError(f"no weights {path}{several}")
+        several = f": {top} holds {len(found)} runs, name one of their folders" if found else "; name a .pth file or the folder of a finished run"
+        raise FileNotFoundError(f"no weights {path!r}{several}")
     return found[0]
 
 

@@ -88,11 +88,12 @@ def load_strictly(model: nn.Module, weights: dict[str, Tensor], source: str) -> 
         raise ValueError(
             f"{source} has a head of {len(theirs)} classes (head.weight), the data set {len(ours)}: give the data it was trained on"
         )
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"{source} belongs to another network: {reason}") from None
+    missing, unknown = [key for key in own if key not in weights], [key for key in weights if key not in own]
+    shapes = [key for key in own if key in weights and own[key].shape != weights[key].shape]
+    for what, keys in (("lacks", missing), ("has an unknown", unknown), ("has another shape of", shapes)):
+        if keys:
+            raise ValueError(f"{source} belongs to another network: it {what} {keys[0]} ({len(keys)} such)")
+    model.load_state_dict(weights)
 
 
 def beginnings(keys: Iterable[str], most: int = 4) -> str:

@@ -61,7 +61,7 @@ class Published:
     train_per_class: tuple[int, int] | None = None
     test_per_class: tuple[int, int] | None = None
     class_names: Callable[[], list[str]] | None = None
-    remedy: str = "remove the files and fetch them again"
+    remedy: str = "compare the folder with docs/datasets.md, or remove the files and fetch them again"
     about: str = ""
 
     @property
@@ -197,7 +197,7 @@ def _check_counts(data: DataSet, published: Published, root: str | None) -> None
         absent = sorted(set(published.class_names()) - set(data.classes)) if published.class_names else []
         more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
         which = f" (missing: {absent[0]}{more})" if absent else ""
-        raise ValueError(f"{what} has {len(data.classes)} classes, {published.classes} were published{which}")
+        raise ValueError(f"{what} has {len(data.classes)} classes, {published.classes} were published{which}: {published.remedy}")
     for part, images, per_class in (
         ("training", data.train, published.train_per_class),
         ("test", data.test, published.test_per_class),

@@ -411,7 +411,9 @@ def test_a_teacher_in_a_file_a_run_folder_or_tllibs_place(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("argv,message", [
-    (["--pretrained-teacher", "nowhere.pth"], "no weights nowhere.pth"),
+    (["--pretrained-teacher", "nowhere.pth"], "no weights 'nowhere.pth'; name a .pth file or the folder of a finished run"),
+    (["--lr-scheduler", "step"], "--lr-scheduler step multiplies the learning rate by --lr-gamma 0.0004"),
+    (["-d", "EuroSAT", "x", "--recipe", "tllib"], "recipe tllib of noisy_student is for CIFAR100, not for EuroSAT"),
     (["--generations", "0"], "--generations 0 is out of range: >= 1"),
     (["--T", "0"], "--T 0.0 is out of range: > 0"),
     (["--trade-off-self-training", "-1"], "--trade-off-self-training -1.0 is out of range: >= 0"),
@@ -427,3 +429,24 @@ def test_a_teacher_of_another_network_is_one_line(tmp_path, capsys):
     code = launch.run_command(catalog.load_method("noisy_student"), ["--device", "cpu", "--pretrained-teacher", str(tmp_path / "other.pth")])
     error = capsys.readouterr().err.splitlines()
     assert code == 1 and len(error) == 1 and "other.pth has a head of 3 classes" in error[0]
+    assert not list(tmp_path.rglob("args.json"))  # no run in the tables
+
+
+def test_a_teacher_that_is_not_trained_to_its_end_is_refused(tmp_path, capsys):
+    method = catalog.load_method("noisy_student")
+    argv = "-a test_resnet --epochs 1 --iters-per-epoch 1 --device cpu --batch-size 4 --generations 1 --teacher-epochs 1".split()
+    assert launch.run_command(method, [*argv, "--log", "whole"]) == 0
+    assert "generation0, 1 of 2" in capsys.readouterr().out
+    (run,) = tmp_path.glob("whole/noisy_student/Digits/4x/*")
+    (run / "result.json").unlink()
+    for teacher in (str(run), "whole/checkpoints/latest.pth"):
+        assert launch.run_command(method, [*argv, "--log", "next", "--pretrained-teacher", teacher]) == 1
+        error = capsys.readouterr().err.splitlines()
+        assert len(error) == 1 and "is of a run that is not finished" in error[0]
+
+
+@pytest.mark.parametrize("name", ["noisy_student", "self_tuning"])
+def test_without_an_unlabelled_image_a_method_says_so_before_it_trains(name, tmp_path, capsys):
+    assert launch.run_command(catalog.load_method(name), ["--device", "cpu", "--all-labeled"]) == 1
+    error = capsys.readouterr().err.splitlines()
+    assert len(error) == 1 and f"{name} needs unlabelled images" in error[0] and not list(tmp_path.rglob("args.json"))

@@ -263,7 +263,11 @@ def test_shipped_recipe_parses_strictly_for_every_recipe_and_data_set(path):
     for name, args_class in methods_args(path.stem):
         table = flags.specs(args_class)
         for inner, sections in tree.items():
-            for data in [*sections, "a data set no recipe knows"]:
+            known = [section for section in sections if section != "all"]
+            if inner != "default" and known:
+                with pytest.raises(flags.FlagError, match=f"recipe {inner} of {name} is for {known[0]}.*, not for Elsewhere"):
+                    recipe.resolve(args_class, name, "Elsewhere", inner)
+            for data in known + ["a data set no recipe knows"] * (inner == "default"):
                 found = recipe.resolve(args_class, name, data, inner)
                 for section in ("all", data):
                     for key, value in (sections.get(section) or {}).items():

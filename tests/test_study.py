@@ -12,7 +12,7 @@ import time
 import pytest
 from conftest import TINY
 
-from ssl_bench import catalog, flags, study
+from ssl_bench import catalog, flags, launch, study
 
 SMALL = """
 methods: [erm, fixmatch]
@@ -54,6 +54,10 @@ def test_all_methods_and_a_method_with_flags_of_its_own(capsys):
     assert study.main(["--methods", "all", "erm --oracle", "--seeds", "0", "--dry-run"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert {line[1] for line in lines} == set(catalog.method_names())
+    for line in lines:
+        if line[1] == "noisy_student":  # a teacher alone would be erm under another name
+            method = catalog.load_method("noisy_student")
+            assert len(method.stages(launch.resolve(method, line[2:])[0])) == 3
     oracle = [line for line in lines if "--oracle" in line]
     assert [line[1] for line in oracle] == ["erm"] * 2 and len(lines) == 2 * (len(catalog.method_names()) + 1)
 

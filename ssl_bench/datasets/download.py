@@ -69,7 +69,7 @@ def read_or_fetch(
     try:
         return read(root)
     except FileNotFoundError as error:
-        absent = error
+        absent = f"no {error.filename}" if error.filename else error
     todo = [file for file in files if not file.made(root)] or list(files)
     todo = [file for file in todo if download and file.urls or is_archive(file.name) and os.path.isfile(file.place(root))]
     if not todo:
