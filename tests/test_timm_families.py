@@ -32,7 +32,7 @@ LARGER = {
     "beit": ("beit_base_patch16_224", 32), "byoanet": ("halonet_h1", 256), "cait": ("cait_xxs24_224", 32),
     "coat": ("coat_tiny", 32), "convmixer": ("convmixer_768_32", 32), "cpubone": ("cpubone_nano", 32),
     "crossvit": ("crossvit_tiny_240", 32), "csatv2": ("csatv2", 64), "cspnext": ("cspnext_tiny", 32),
-    "davit": ("davit_tiny", 32), "deepseek_vit": ("deepseek_vit_412m", 224), "dpn": ("dpn48b", 32),
+    "davit": ("davit_tiny", 32), "deepseek_vit": ("deepseek_vit_412m", 56), "dpn": ("dpn48b", 32),
     "efficientformer": ("efficientformer_l1", 224), "efficientformer_v2": ("efficientformerv2_s0", 32),
     "efficientvit_msra": ("efficientvit_m0", 32), "fasternet": ("fasternet_t0", 32), "fastvit": ("fastvit_t8", 32),
     "focalnet": ("focalnet_tiny_srf", 32), "gcvit": ("gcvit_xxtiny", 32), "gemma4_vit": ("gemma4_vit_167m", 32),

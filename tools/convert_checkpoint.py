@@ -101,7 +101,8 @@ def network_in(tree: Any, which: str | None, tllib_form: bool) -> Found:
     return choose(found, which)
 
 
-def main(argv: list[str] | None = None) -> int:
+def command_line() -> argparse.ArgumentParser:
+    """What the tool is called with."""
     parser = argparse.ArgumentParser(
         prog="convert_checkpoint.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -110,6 +111,11 @@ def main(argv: list[str] | None = None) -> int:
     add("--which", metavar="NAME", help="of several networks: student, teacher, or the prefix of its names")
     add("--to", choices=("timm", "tllib"), help="what to make of a checkpoint of this suite (default: tllib)")
     add("--from-package", choices=sorted(PACKAGES), help="weights of an installed package; FILE is the target")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = command_line()
     options = parser.parse_args(argv)
     if len(options.files) not in ((1,) if options.from_package else (2, 3)):
         parser.error("give a source and a target (and a file for fc.*), or --from-package NAME and a target")
