@@ -30,7 +30,13 @@ from ssl_bench.weights import read_tensors
 
 REPOSITORY = Path(__file__).parent.parent
 METHODS = catalog.method_names()
+TWO_VIEWS = [name for name in METHODS if issubclass(catalog.load_method(name).Args, TwoViewArgs)]
 GOLDEN = Path(__file__).parent / "golden" / "losses.json"
+
+
+def slow_but_for(*names: str, of: list[str] = METHODS) -> list:
+    """Every method; in the default run only those `names`, which between them do all that is particular."""
+    return [name if name in names else pytest.param(name, marks=pytest.mark.slow) for name in of]
 
 
 def test_every_method_has_a_live_row_and_a_golden():
@@ -298,7 +304,7 @@ def test_two_micro_batches_of_four_equal_one_batch_of_eight(tiny, name):
         torch.testing.assert_close(parts.weights()[key], value, rtol=1e-5, atol=1e-5, msg=key)
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in ("fixmatch", "dst"))) for name in METHODS])
+@pytest.mark.parametrize("name", slow_but_for("fixmatch", "dst"))
 def test_bf16_follows_fp32(tiny, name):
     exact = [row["cls_loss"] for row in tiny(name, *BN_FREE).steps(10)]
     coarse = [row["cls_loss"] for row in tiny(name, *BN_FREE, "--precision", "bf16").steps(10)]
@@ -318,7 +324,7 @@ def test_one_joint_forward_trains_the_same_weights(tiny, name):
         torch.testing.assert_close(joint.weights()[key], value, rtol=1e-5, atol=1e-6, msg=key)
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if issubclass(catalog.load_method(name).Args, TwoViewArgs)])
+@pytest.mark.parametrize("name", slow_but_for("fixmatch", "dst", of=TWO_VIEWS))
 def test_a_labelled_strong_view_of_weight_zero_is_not_made_and_changes_nothing(tiny, name):
     """--trade-off-cls-strong 0, the papers' loss: the second forward would only cost time."""
     without, tiny_weight = (tiny(name, *BN_FREE, "--trade-off-cls-strong", weight) for weight in ("0", "1e-30"))
@@ -330,7 +336,7 @@ def test_a_labelled_strong_view_of_weight_zero_is_not_made_and_changes_nothing(t
     assert [row["cls_loss"] for row in joint] == pytest.approx([row["cls_loss"] for row in a], rel=1e-5)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", slow_but_for("mean_teacher", "self_tuning"))
 def test_checkpointed_activations_train_the_same_weights(tiny, name):
     kept, again = tiny(name, *BN_FREE), tiny(name, *BN_FREE, "--grad-checkpointing")
     kept.steps(3), again.steps(3)
@@ -380,7 +386,7 @@ def test_nothing_in_a_step_waits_for_the_device(tiny, name):
 # Small label sets
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", slow_but_for("flexmatch", "self_tuning"))
 def test_one_label_per_class_and_a_batch_larger_than_the_labelled_set(tiny, name):
     logged = tiny(name, "--num-samples-per-class", "1", "--batch-size", "16").steps(2)
     assert all(np.isfinite(row["cls_loss"]) for row in logged)
