@@ -22,10 +22,13 @@ def collect(source: Path, results: Path, study: str) -> int:
     count = 0
     for result in sorted(source.rglob("result.json")):
         run = result.parent
+        if (run.parent / "args.json").is_file():
+            continue  # a stage of a run; what it came to is in the run's own files
         target = results / study / Path(*run.parts[-4:])
         target.mkdir(parents=True, exist_ok=True)
+        last = max((file.parent for file in run.glob("*/metrics.jsonl")), default=run)  # of a run of stages: its last one's
         for name in EVIDENCE:
-            shutil.copyfile(run / name, target / name)
+            shutil.copyfile((last if name == "metrics.jsonl" else run) / name, target / name)
         count += 1
     table.write_tables(runs.collect([results / study]), results / study)
     studies = [folder for folder in sorted(results.iterdir()) if folder.is_dir()]
