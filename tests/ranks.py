@@ -31,7 +31,7 @@ def start(world: int, jobs: list, cwd: Path) -> list[subprocess.Popen]:
     ]  # fmt: skip
 
 
-def wait(processes: list[subprocess.Popen], timeout: float = 240) -> list[tuple[int, str, str]]:
+def wait(processes: list[subprocess.Popen], timeout: float = 600) -> list[tuple[int, str, str]]:
     """(exit code, stdout, stderr) of each."""
     try:
         texts = [process.communicate(timeout=timeout) for process in processes]
@@ -41,9 +41,9 @@ def wait(processes: list[subprocess.Popen], timeout: float = 240) -> list[tuple[
     return [(process.returncode, *text) for process, text in zip(processes, texts, strict=True)]
 
 
-def run(world: int, jobs: list, cwd: Path) -> list[str]:
+def run(world: int, jobs: list, cwd: Path, timeout: float = 600) -> list[str]:
     """The standard output of each process; AssertionError with the standard errors if one failed."""
-    ended = wait(start(world, jobs, cwd))
+    ended = wait(start(world, jobs, cwd), timeout)
     assert all(code == 0 for code, _, _ in ended), "\n".join(error[-3000:] for _, _, error in ended)
     return [output for _, output, _ in ended]
 

@@ -88,7 +88,7 @@ def test_uda_divides_by_what_all_processes_kept(runs):
 @pytest.mark.slow
 def test_four_processes_train_the_same_run(runs, tmp_path):
     argv = {(name, more): [*BASE, *LIVE[name], *more.split(), "--log", f"{name}{more}"] for name in METHODS for more in ("", "--shard")}
-    ranks.run(4, [["command", [name, flags]] for (name, _), flags in argv.items()], tmp_path)
+    ranks.run(4, [["command", [name, flags]] for (name, _), flags in argv.items()], tmp_path, timeout=1800)
     for name, more in argv:
         check_same_run(runs[name, 1], last_stage(only_run(tmp_path / f"{name}{more}")))
 
