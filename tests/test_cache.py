@@ -175,7 +175,7 @@ print("sum", sum(int(data.train.load(i).sum()) for i in range(len(data.train))))
 """
 
 
-@pytest.mark.parametrize("where", ["disk", "ram"])
+@pytest.mark.parametrize("where", ["disk", pytest.param("ram", marks=pytest.mark.slow)])
 def test_two_runs_at_once_share_one_build(tmp_path, where):
     root = make_folder(tmp_path / "data", side=40, per_class=60)
     argv = [sys.executable, "-c", BUILD, str(root), where]

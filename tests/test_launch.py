@@ -318,7 +318,7 @@ def test_another_folder_of_images_is_another_run(folder_of_images, tmp_path, cap
     assert len(list((tmp_path / "log").rglob("result.json"))) == 2
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("signum", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_to_the_whole_group_spares_the_loading_processes(folder_of_images, tmp_path, signum):
     flags = ["--scratch", "--workers", "2", "--batch-size", "4", "--iters-per-epoch", "5000", "--print-freq", "1", "--log", "log"]
     command = [sys.executable, "-c", "from ssl_bench.cli import main; main()", "erm", str(folder_of_images), "-d", "ImageFolder", *TINY]

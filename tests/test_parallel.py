@@ -12,7 +12,7 @@ from torch import nn
 from ssl_bench import parallel
 
 
-@pytest.mark.parametrize("bucket_bytes", [1, 10**6])
+@pytest.mark.parametrize("bucket_bytes", [1, pytest.param(10**6, marks=pytest.mark.slow)])
 def test_gradients_are_means_however_many_terms_a_step_has(tmp_path, bucket_bytes):
     # A step's backwards: as the step before; one fewer; one more; one that leaves the first weight out; none for it at all.
     calls = [[0], [0], [0, 0], [0, 0], [0], [0, 1], [1, 0], [1], [0, 0, 0]]

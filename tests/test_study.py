@@ -157,7 +157,7 @@ def test_unknown_study_lists_what_there_is():
         study.read_study("nothing-like-it")
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signum", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_stopped_study_saves_its_runs_and_starts_no_further_one(small, signum):
     command = [sys.executable, "-c", "from ssl_bench.cli import main; main()", "study", "small.yaml", "--jobs", "1", *TINY]
     command += ["--epochs", "2000"]
