@@ -7,6 +7,7 @@ import numpy as np
 
 from ssl_bench.datasets import image_list
 from ssl_bench.datasets.download import Remote, read_or_fetch
+from ssl_bench.datasets.fixed_split import fixed_split
 from ssl_bench.datasets.images import DataSet, Images
 from ssl_bench.datasets.listing import image_files, visible
 
@@ -61,12 +62,7 @@ def _drawn(folder: str) -> DataSet:
     scarce = next((name for name, files in zip(classes, by_class) if len(files) <= TRAIN_PER_CLASS), None)
     if scarce is not None or not classes:
         raise FileNotFoundError(f"images are missing in {os.path.join(folder, scarce or '')}")
-    random = np.random.RandomState(SPLIT_SEED)
-    is_train = []
-    for files in by_class:
-        chosen = np.zeros(len(files), dtype=bool)
-        chosen[random.choice(len(files), TRAIN_PER_CLASS, replace=False)] = True
-        is_train.append(chosen)
     targets = np.repeat(np.arange(len(classes), dtype=np.int64), list(map(len, by_class)))
-    images, train = Images(targets, paths=tuple(path for files in by_class for path in files)), np.concatenate(is_train)
-    return DataSet("Caltech101", tuple(classes), images.take(np.flatnonzero(train)), images.take(np.flatnonzero(~train)))
+    images = Images(targets, paths=tuple(path for files in by_class for path in files))
+    train, test = fixed_split(targets, TRAIN_PER_CLASS, SPLIT_SEED)
+    return DataSet("Caltech101", tuple(classes), images.take(train), images.take(test))
