@@ -28,21 +28,21 @@ def state(folder: Path, step: int = 6) -> dict:
     return read_tensors(folder / "checkpoints" / f"state-{step:08d}.pt")
 
 
-def assert_close(a, b, where: str = "state") -> None:
-    """Trees of tensors and numbers, to 1e-6."""
+def assert_close(a, b, where: str = "state", tolerance: float = 1e-6) -> None:
+    """Trees of tensors and numbers, to 1e-6 unless said otherwise."""
     assert type(a) is type(b), where
     if isinstance(a, dict):
         assert a.keys() == b.keys(), where
         for key in a:
             if key not in ("train_seconds", "fused"):
-                assert_close(a[key], b[key], f"{where}.{key}")
+                assert_close(a[key], b[key], f"{where}.{key}", tolerance)
     elif isinstance(a, list):
         for i, pair in enumerate(zip(a, b, strict=True)):
-            assert_close(*pair, f"{where}[{i}]")
+            assert_close(*pair, f"{where}[{i}]", tolerance)
     elif isinstance(a, torch.Tensor):
-        torch.testing.assert_close(a.double(), b.double(), rtol=1e-6, atol=1e-6, equal_nan=True, msg=lambda m: f"{where}: {m}")
+        torch.testing.assert_close(a.double(), b.double(), rtol=tolerance, atol=tolerance, equal_nan=True, msg=lambda m: f"{where}: {m}")
     else:
-        assert a == b if isinstance(a, str) or a is None else a == pytest.approx(b, rel=1e-6, abs=1e-6), where
+        assert a == b if isinstance(a, str) or a is None else a == pytest.approx(b, rel=tolerance, abs=tolerance), where
 
 
 @pytest.fixture(scope="module")
@@ -67,11 +67,11 @@ def runs(tmp_path_factory) -> dict[tuple, Path]:
     return folders | {"outputs": outputs}
 
 
-def check_same_run(one: Path, several: Path) -> None:
+def check_same_run(one: Path, several: Path, tolerance: float = 1e-6) -> None:
     assert one.name == several.name
-    assert_close(state(one), state(several))
+    assert_close(state(one), state(several), tolerance=tolerance)
     for a, b in zip(read_jsonl(one / "metrics.jsonl"), read_jsonl(several / "metrics.jsonl"), strict=True):
-        assert_close(a, b)
+        assert_close(a, b, tolerance=tolerance)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -90,7 +90,8 @@ def test_four_processes_train_the_same_run(runs, tmp_path):
     argv = {(name, more): [*BASE, *LIVE[name], *more.split(), "--log", f"{name}{more}"] for name in METHODS for more in ("", "--shard")}
     ranks.run(4, [["command", [name, flags]] for (name, _), flags in argv.items()], tmp_path, timeout=1800)
     for name, more in argv:
-        check_same_run(runs[name, 1], last_stage(only_run(tmp_path / f"{name}{more}")))
+        # Sums in four parts round further from those in one: 1.2e-6 was seen in one momentum of 640, of 0.1.
+        check_same_run(runs[name, 1], last_stage(only_run(tmp_path / f"{name}{more}")), tolerance=4e-6)
 
 
 @pytest.mark.parametrize("name", ["fixmatch", "mean_teacher"])
