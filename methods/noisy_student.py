@@ -62,7 +62,7 @@ class NoisyStudent(Method):
             stages.append(Stage(f"generation{i}", student, previous=file if i == 1 else None))
         return stages
 
-    def load_previous(self, weights: dict[str, Tensor]) -> None:
+    def load_previous(self, weights: dict[str, Tensor], others: dict[str, dict[str, Tensor]]) -> None:
         load_strictly(self.teacher.model, weights, self.args.pretrained_teacher)  # the student starts anew
 
     def prepare(self, pools: Pools) -> None:

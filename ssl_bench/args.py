@@ -48,6 +48,9 @@ class Args:
     auto_augment: str = flag("rand-m10-n2-mstd2", "timm policy of the strong view; '' for none", group="augmentation")
     hflip: float = flag(0.5, "probability of a horizontal flip", group="augmentation", ge=0, le=1)
     color_jitter: float = flag(0.0, "colour jitter of the strong view, factor range 1 +- this", group="augmentation", ge=0, le=1)
+    weak_color_jitter: float = flag(
+        0.0, "colour jitter of the weak view, factor range 1 +- this", group="augmentation", ge=0, le=1, identity="changed"
+    )
     erasing: float = flag(0.0, "probability of random erasing in the strong view", group="augmentation", ge=0, le=1)
     cutout: float = flag(0.0, "Cutout in the strong view: side as a fraction of the image", group="augmentation", ge=0, le=1)
 
@@ -64,16 +67,25 @@ class Args:
     optimizer: str = flag("sgd", "SGD with Nesterov momentum 0.9, or AdamW", group="optimisation", choices=("sgd", "adamw"))
     lr: float = flag(0.003, "learning rate of the head", names=("--learning-rate",), group="optimisation", gt=0)
     lr_scheduler: str = flag(
-        "exp", "(1 + gamma k)^-decay, or cos(7 pi k / 16 K), k: step of K; step: times gamma at the --milestones", group="optimisation",
-        choices=("exp", "cos", "step", "constant"),
+        "exp", "(1 + gamma k)^-decay, or cos(7 pi k / 16 K), k: step of K; step: times gamma at the --milestones; half_cos: down to "
+        "--min-lr in half a cosine", group="optimisation", choices=("exp", "cos", "step", "constant", "half_cos"),
     )
     lr_gamma: float = flag(0.0004, "gamma of the exp schedule, 1/step; factor of the step schedule", group="optimisation", ge=0)
     milestones: tuple[int, ...] = flag((12, 24, 36, 48), "epochs at which the step schedule acts", group="optimisation", ge=1)
     lr_decay: float = flag(0.75, "exponent of the exp schedule", group="optimisation", ge=0)
+    min_lr: float = flag(0.0, "learning rate at the end of the half_cos schedule", group="optimisation", ge=0, identity="changed")
+    layer_decay: float | None = flag(
+        None, "learning rate of a layer, as a multiple of the next one's (timm's layers; 1: the same); then vectors are not decayed by "
+        "--wd", group="optimisation", gt=0, le=1, identity="changed",
+    )  # fmt: skip
+    beta2: float = flag(0.999, "AdamW's decay of the mean square gradient", group="optimisation", ge=0, lt=1, identity="changed")
     lr_warmup_epochs: float = flag(0.0, "linear warm-up of the learning rate, epochs", group="optimisation", ge=0)
     wd: float = flag(5e-4, "weight decay on every parameter", names=("--weight-decay",), group="optimisation", ge=0)
     clip_grad: float = flag(0.0, "gradient norm is clipped to this; 0: not", group="optimisation", ge=0)
     accumulate: int = flag(1, "micro-batches a step (less memory, same batch size)", group="optimisation", ge=1)
+    batch_per_device: int = flag(
+        0, "labelled images a device takes at a time, more are accumulated; 0: no limit", group="optimisation", ge=0, identity=False
+    )
     epochs: int = flag(20, "epochs; one is --iters-per-epoch steps, then an evaluation", group="optimisation", ge=1)
     iters_per_epoch: int = flag(500, "steps an epoch", names=("-i",), group="optimisation", ge=1)
     eval_batch_size: int = flag(256, "images a step of evaluation, over all processes", group="optimisation", ge=1, identity=False)

@@ -127,6 +127,24 @@ def gather_rows(part: Tensor) -> Tensor:
     return torch.stack(parts, dim=1).flatten(0, 1)
 
 
+def take_rows(part: Tensor, source: Tensor) -> Tensor:
+    """Row i of the global batch becomes row source[i] of it, whoever holds that; of both each process has every world-th row.
+
+    part: this process's rows; source: (N,) int64 on the CPU, the same on every process, N the size of the global batch.
+    """
+    world, own = world_size(), rank()
+    if world == 1:
+        return part.index_select(0, source.to(part.device, non_blocking=True))
+    wanted = [source[process::world] for process in range(world)]  # by each process
+    given = [rows[rows % world == own] // world for rows in wanted]  # by this one to each
+    taken = [(wanted[own] % world == process).nonzero()[:, 0] for process in range(world)]  # from each by this one: where they go
+    sent = part.index_select(0, torch.cat(given).to(part.device, non_blocking=True))
+    received = sent.new_empty(len(wanted[own]), *part.shape[1:])
+    with _collective():
+        dist.all_to_all_single(received, sent.contiguous(), [len(rows) for rows in taken], [len(rows) for rows in given])
+    return received.index_select(0, torch.cat(taken).argsort().to(part.device, non_blocking=True))
+
+
 def agree(value: T) -> T:
     """What process 0 says; for decisions that depend on files."""
     if world_size() == 1:

@@ -54,12 +54,13 @@ def flag(
     warn_above: tuple[float, str] | None = None,
     many: int | None = None,
     positional: bool = False,
-    identity: bool = True,
+    identity: bool | str = True,
 ) -> Any:
     """Declare one field.
 
     names: further spellings (``-a``, ``--learning-rate``); ge/gt/le/lt: the range; warn_above: (value, what happens above it); many: for tuple fields, the number of
-    values (None: any); identity: whether the value belongs to what makes two runs the same run (it enters the run's hash).
+    values (None: any); identity: whether the value belongs to what makes two runs the same run (it enters the run's hash);
+    "changed": only where it is not the default, so that runs from before the flag existed keep their hash.
     """
     metadata = dict(
         help=help, names=tuple(names), group=group, choices=tuple(choices), ge=ge, gt=gt, le=le, lt=lt, warn_above=warn_above, many=many,

@@ -30,9 +30,10 @@ from ssl_bench.placement import OutOfMemory, compile_networks, explained_memory,
 from ssl_bench.pools import Pools, labels_are_given, make_pools, with_true_labels
 from ssl_bench.recipe import Recipe
 from ssl_bench.recipe import resolve as resolve_recipe
+from ssl_bench.shares import accumulated, check_shares, described
 from ssl_bench.streams import INITIAL, seed_of
 from ssl_bench.trainer import NonFiniteLoss, evaluate_method, fit
-from ssl_bench.weights import load_classifier, read_weights
+from ssl_bench.weights import load_classifier
 
 USER_ERRORS = (ValueError, OSError, NonFiniteLoss, OutOfMemory, LostProcess)
 
@@ -119,20 +120,6 @@ def resolve(method: type[Method], argv: Sequence[str]) -> tuple[Args, Recipe]:
     return args, recipe
 
 
-def check_shares(args: Args, processes: int) -> None:
-    """FlagError unless every process gets the same number of labelled images in every micro-batch, and enough for BatchNorm."""
-    parts = processes * args.accumulate
-    split = f"--accumulate {args.accumulate}" if processes == 1 else f"{processes} processes with --accumulate {args.accumulate}"
-    if args.batch_size % parts:
-        below, above = args.batch_size // parts * parts, -(-args.batch_size // parts) * parts
-        near = f"{below} or {above}" if below else f"{above}"
-        raise FlagError(f"{split} must divide --batch-size {args.batch_size}: use {near}")
-    if args.bottleneck_dim and args.batch_size == parts:
-        raise FlagError(
-            f"BatchNorm in the bottleneck needs 2 images or more at a time, {split} gives it 1: raise --batch-size, or use --bottleneck-dim 0"
-        )
-
-
 def train(method: type[Method], args: Args, recipe: Recipe, device: torch.device) -> int:
     """Train every stage that is not done yet; 0 on success."""
     path = record.run_path(method.name, args)
@@ -141,16 +128,16 @@ def train(method: type[Method], args: Args, recipe: Recipe, device: torch.device
         print(f"{path} is done already: {_headline(json.loads((path / 'result.json').read_text()))}")
         return 0
     training_views((*method.labeled_views, *method.unlabeled_views), args)  # a wrong policy string is known before any data
-    stages = method.stages(args)
+    stages = [_ready(stage, method) for stage in method.stages(args)]
     folders = [run if len(stages) == 1 else record.RunFolder(path / stage.name) for stage in stages]
     weights = None
     if stages[0].previous is not None and not folders[0].done and not folders[0].has_state:
-        weights = read_weights(record.weights_file(stages[0].previous))
+        weights = record.read_all_weights(record.weights_file(stages[0].previous))
     data, pools = _load(args, path / "split.npz")
     print(f"{method.name} on {args.data} -> {path}\nrecipe {recipe.name}: {', '.join(recipe.sections) or 'bare defaults'}")
     if data.broken:
         print(f"{len(data.broken)} broken images left out, the first is {data.broken[0]}")
-    if method.unlabeled_views and not len(pools.unlabeled):
+    if not len(pools.unlabeled) and any(stage.method.needs_unlabeled(stage.args) for stage in stages):
         raise ValueError(f"{method.name} needs unlabelled images, and every image is labelled; use erm or fewer labels")
     results = []
     for stage, folder in zip(stages, folders, strict=True):
@@ -158,13 +145,13 @@ def train(method: type[Method], args: Args, recipe: Recipe, device: torch.device
         if not folder.done:
             if len(stages) > 1:
                 print(f"{stage.name}, {len(results) + 1} of {len(stages)}")
-            result = _train_stage(method, stage, stage_pools, folder, device, weights, recipe, (run, args))
+            result = _train_stage(stage, stage_pools, folder, device, weights, recipe, (run, args, method.name))
             if folder.writes:
-                result |= describe(method, stage.args, recipe, stage_pools, device, len(data.broken), folder.environment())
+                result |= describe(stage.method, stage.args, recipe, stage_pools, device, len(data.broken), folder.environment())
             folder.finish(result)
         results.append(json.loads((folder.path / "result.json").read_text()))
         if len(stages) > 1:
-            weights = read_weights(folder.checkpoints / "latest.pth")
+            weights = record.read_all_weights(folder.checkpoints / "latest.pth")
     if len(stages) > 1:
         run.adopt(folder)
         whole = describe(method, args, recipe, stage_pools, device, len(data.broken), run.environment()) if run.writes else {}
@@ -172,6 +159,12 @@ def train(method: type[Method], args: Args, recipe: Recipe, device: torch.device
         run.finish(results[-1] | whole | {"minutes": round(sum(minutes.values()), 3), "minutes_of_stages": minutes})
     print(_headline(results[-1]))
     return 0
+
+
+def _ready(stage: Stage, method: type[Method]) -> Stage:
+    args = accumulated(stage.args, distributed.world_size())
+    check_shares(args, distributed.world_size())
+    return dataclasses.replace(stage, args=args, method=stage.method or method)
 
 
 def _load(args: Args, saved: Path | None) -> tuple[DataSet, Pools]:
@@ -189,21 +182,19 @@ def _load(args: Args, saved: Path | None) -> tuple[DataSet, Pools]:
 
 
 def _train_stage(
-    method: type[Method], stage: Stage, pools: Pools, run: record.RunFolder, device: torch.device,
-    weights: dict[str, Any] | None, recipe: Recipe, whole: tuple[record.RunFolder, Args],
+    stage: Stage, pools: Pools, run: record.RunFolder, device: torch.device,
+    weights: tuple[dict[str, Any], dict[str, Any]] | None, recipe: Recipe, whole: tuple[record.RunFolder, Args, str],
 ) -> dict[str, Any]:  # fmt: skip
-    """whole: the run this is a stage of, or itself."""
+    """weights: of the stage before, see `record.read_all_weights`; whole: the run this is a stage of, or itself."""
     print(f"labeled_dataset_size: {len(pools.labeled)}\nunlabeled_dataset_size: {len(pools.unlabeled)}")
     print(f"test_dataset_size: {len(pools.test)}\ndevice: {describe_device(device)}", flush=True)
-    if distributed.world_size() > 1:
-        share, world = stage.args.batch_size // distributed.world_size(), distributed.world_size()
-        print(f"{world} processes: {share} labelled and {share * stage.args.mu} unlabelled images each, {stage.args.batch_size} and "
-              f"{stage.args.batch_size * stage.args.mu} in all", flush=True)  # fmt: skip
-    instance = build(method, stage.args, pools, pretrained=not run.has_state)
+    print(described(stage.args, distributed.world_size()), end="", flush=True)
+    instance = build(stage.method, stage.args, pools, pretrained=not run.has_state)
     if weights is not None and not run.has_state:
-        instance.load_previous(weights)
-    for folder, args in dict([whole, (run, stage.args)]).items():  # only now: what cannot be built leaves no run in the tables
-        folder.create(method.name, args, recipe.name, recipe.hash)
+        instance.load_previous(*weights)
+    begun = [(run, stage.args, stage.method.name)] if run is whole[0] else [whole, (run, stage.args, stage.method.name)]
+    for folder, args, name in begun:  # only now: what cannot be built leaves no run in the tables
+        folder.create(name, args, recipe.name, recipe.hash)
     with explained_memory(stage.args, device):
         return fit(instance, pools, stage.args, run, device)
 

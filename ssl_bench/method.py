@@ -9,7 +9,7 @@ anything else would be lost on resume.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -49,16 +49,18 @@ class Batch:
     y_u_hidden: Tensor
 
     def chunks(self, n: int) -> list[Batch]:
-        """n micro-batches of equal size; n divides the batch."""
+        """n micro-batches of equal size, of the same class; n divides the batch."""
         if n == 1:
             return [self]
-        views_l = [[None] * n if x is None else x.chunk(n) for x in self.x_l]
-        views_u = [x.chunk(n) for x in self.x_u]
-        parts = zip(self.y_l.chunk(n), self.idx_u.chunk(n), self.y_u_hidden.chunk(n), strict=True)
-        return [
-            Batch(tuple(x[i] for x in views_l), y_l, tuple(x[i] for x in views_u), idx_u, hidden)
-            for i, (y_l, idx_u, hidden) in enumerate(parts)
-        ]
+        parts = {field.name: _chunks(getattr(self, field.name), n) for field in fields(self)}
+        return [replace(self, **{name: part[i] for name, part in parts.items()}) for i in range(n)]
+
+
+def _chunks(rows: Tensor | None | tuple[Tensor | None, ...], n: int) -> list[Any]:
+    if isinstance(rows, tuple):
+        views = [_chunks(view, n) for view in rows]
+        return [tuple(view[i] for view in views) for i in range(n)]
+    return [None] * n if rows is None else list(rows.chunk(n)) if len(rows) else [rows] * n
 
 
 class Loop(Protocol):
@@ -77,12 +79,14 @@ class Stage:
 
     true_labels: train on every training image with its label (the oracle) instead of the labelled subset.
     previous: the first stage only: a file, or a run's folder, with weights for `Method.load_previous`.
+    method: who trains it, with `args` of its own; None: the method that has the stages.
     """
 
     name: str
     args: Args
     true_labels: bool = False
     previous: str | None = None
+    method: type[Method] | None = None
 
 
 class Method(nn.Module):
@@ -108,6 +112,11 @@ class Method(nn.Module):
     def stages(cls, args: Args) -> list[Stage]:
         """The training runs that make up this method, in order."""
         return [Stage("train", args)]
+
+    @classmethod
+    def needs_unlabeled(cls, args: Args) -> bool:
+        """Whether a stage with these arguments cannot do without unlabelled images."""
+        return bool(cls.unlabeled_views)
 
     def build_model(self) -> nn.Module:
         """The student network: images (B, 3, S, S) -> logits (B, C)."""
@@ -141,19 +150,30 @@ class Method(nn.Module):
     def optimizers(self) -> list[torch.optim.Optimizer]:
         """Each is stepped once an iteration.  A group's ``lr_scale`` multiplies --lr and the schedule."""
         args = self.args
-        groups = models.parameter_groups(self.model, args.finetune)
+        groups = models.parameter_groups(self.model, args.finetune, args.layer_decay, args.wd)
         # On a CPU a third of the time; on CUDA the unfused ones make the fp16 scaler wait for the device.  Not for sharded weights.
         fused = groups[0]["params"][0].device.type in ("cpu", "cuda") and not args.shard
         if args.optimizer == "adamw":
-            return [torch.optim.AdamW(groups, lr=args.lr, weight_decay=args.wd, fused=fused)]
+            return [torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, args.beta2), weight_decay=args.wd, fused=fused)]
         return [torch.optim.SGD(groups, lr=args.lr, momentum=0.9, nesterov=True, weight_decay=args.wd, fused=fused)]
 
-    def load_previous(self, weights: dict[str, Tensor]) -> None:
-        """Start from the evaluated network's weights of the stage before (or of `Stage.previous`)."""
+    def load_previous(self, weights: dict[str, Tensor], others: dict[str, dict[str, Tensor]]) -> None:
+        """Start from the evaluated network's weights of the stage before (or of `Stage.previous`).
+
+        others: the weights of the stage's `also_evaluated` networks; empty for a file from elsewhere.
+        """
         load_strictly(self.model, weights, "the stage before")
 
     def prepare(self, pools: Pools) -> None:
         """Once before the first step (after a resume too): whatever needs the whole set."""
+
+    def before_step(self, batch: Batch, loop: Loop) -> tuple[Batch, dict[str, Tensor]]:
+        """Once a step, on this process's whole batch: (what `train_step` gets, in micro-batches; device scalars to log).
+
+        For what images of one batch do to each other (mixing them): whatever happens here is the same for any --accumulate.
+        A subclass of `Batch` may carry more, one row an image.
+        """
+        return batch, {}
 
     def train_step(self, batch: Batch, loop: Loop) -> dict[str, Tensor]:
         """Forwards and losses; calls ``loop.backward`` once or more; returns device scalars to log."""
@@ -165,6 +185,14 @@ class Method(nn.Module):
     def evaluated(self) -> nn.Module:
         """The network that is evaluated and saved as latest.pth/best.pth; the student unless a method says otherwise."""
         return self.model
+
+    def also_evaluated(self) -> dict[str, nn.Module]:
+        """Further networks by name: each evaluation records them as ``<name>_top1`` ... and saves ``latest_<name>.pth``."""
+        return {}
+
+    def warnings(self, means: dict[str, float], evaluations: Sequence[dict[str, Any]]) -> list[str]:
+        """After each evaluation: a line for each thing that looks wrong; means: of what was logged; evaluations: all so far."""
+        return []
 
     def predict(self, x: Tensor) -> Any:
         """Images (B, 3, S, S) -> logits (B, C), in eval mode."""

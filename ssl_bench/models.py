@@ -258,9 +258,30 @@ def parse_model_kwargs(pairs: Sequence[str]) -> dict[str, Any]:
     return result
 
 
-def parameter_groups(model: Classifier, finetune: bool) -> list[dict[str, Any]]:
-    """One group for each part that has parameters; ``lr_scale`` is 0.1 for the `slow` parts when fine-tuning, else 1."""
-    return [
-        {"params": list(part.parameters()), "lr_scale": 0.1 if finetune and name in model.slow else 1.0}
-        for name, part in model.named_children() if any(True for _ in part.parameters())
-    ]  # fmt: skip
+def parameter_groups(model: Classifier, finetune: bool, layer_decay: float | None = None, wd: float = 0.0) -> list[dict[str, Any]]:
+    """One group for each part that has parameters; ``lr_scale`` is 0.1 for the `slow` parts when fine-tuning, else 1.
+
+    layer_decay: see `layer_groups`, which then splits every part further.  Weights that need no gradient are left out.
+    """
+    groups = []
+    for name, part in model.named_children():
+        scale = 0.1 if finetune and name in model.slow else 1.0
+        own = [{"params": [p for p in part.parameters() if p.requires_grad]}] if layer_decay is None else layer_groups(part, layer_decay, wd)
+        groups += [group | {"lr_scale": scale * group.get("lr_scale", 1.0)} for group in own if group["params"]]
+    return groups
+
+
+def layer_groups(part: nn.Module, layer_decay: float, wd: float) -> list[dict[str, Any]]:
+    """The groups of timm: ``lr_scale`` is layer_decay^(layers above), ``weight_decay`` 0 for vectors and what the network names.
+
+    Of a ViT of depth d the embeddings get layer_decay^(d + 1), block i (from 0) layer_decay^(d - i), the last norms 1; a head is a
+    part of its own, at 1.  ValueError: the network does not know its layers and layer_decay is not 1.
+    """
+    from timm.optim import param_groups_layer_decay, param_groups_weight_decay
+
+    spared = part.no_weight_decay() if hasattr(part, "no_weight_decay") else ()
+    if hasattr(part, "group_matcher"):
+        return param_groups_layer_decay(part, weight_decay=wd, no_weight_decay_list=spared, layer_decay=layer_decay)
+    if layer_decay != 1 and any(True for _ in part.children()) and isinstance(part, wide_resnet.WideResNet):
+        raise ValueError("--layer-decay: a WRN does not say what its layers are; use 1, or a network of timm")
+    return param_groups_weight_decay(part, wd, spared)

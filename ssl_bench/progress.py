@@ -37,8 +37,13 @@ class Progress:
 
     def evaluation(self, epoch: int, step: int, values: Mapping[str, float]) -> None:
         line = f"Epoch: [{epoch}] * Acc@1 {values['top1']:.3f} Acc@5 {values['top5']:.3f} * Mean Cls {values['mean_class']:.3f}"
+        line += "".join(f" * {name} {value:.3f}" for name, value in values.items() if name.endswith("_top1"))
         tqdm.write(line) if not self.bar.disable else print(line, flush=True)
         self._event({f"test/{name}": value for name, value in values.items()}, step)
+
+    def warning(self, text: str) -> None:
+        """One line on stderr."""
+        tqdm.write(text, file=sys.stderr) if not self.bar.disable else print(text, file=sys.stderr, flush=True)
 
     def _event(self, values: Mapping[str, float], step: int) -> None:
         if self.writer is not None:

@@ -3,6 +3,7 @@
     <log>/<method>/<data>/<n>x/<seed>-<hash of the arguments>/
         args.json  environment.json  split.npz  metrics.jsonl  log.txt
         checkpoints/state-00000500.pt (everything, last two)  latest.pth  best.pth (weights of the evaluated network)
+        checkpoints/latest_<name>.pth                         (of networks evaluated beside it, such as a teacher)
         <stage>/                                              (the same for each stage of a method that has several)
         result.json                                           (only when the run is done)
 """
@@ -25,14 +26,17 @@ import torch
 from ssl_bench import distributed, flags
 from ssl_bench.args import Args
 from ssl_bench.atomic import write_bytes, write_json, write_with
-from ssl_bench.weights import read_tensors
+from ssl_bench.weights import read_tensors, read_weights
 
 KEPT_STATES = 2
 
 
 def identity(args: Args) -> dict[str, Any]:
     """The arguments that make two runs the same run (not where it logs, how often it prints, on which and how many devices)."""
-    values = {name: getattr(args, name) for name, spec in flags.specs(type(args)).items() if spec.metadata["identity"]}
+    values = {
+        name: getattr(args, name) for name, spec in flags.specs(type(args)).items()
+        if spec.metadata["identity"] is True or spec.metadata["identity"] == "changed" and getattr(args, name) != spec.default
+    }  # fmt: skip
     if args.root is not None and (args.data == "ImageFolder" or ":" in args.data):
         values["root"] = os.path.realpath(os.path.expanduser(args.root))  # here the folder, not the name, says which images
     values["accumulate"] = 1  # a step in parts is the same step; kept so that runs of 0.1.0 keep their names
@@ -83,6 +87,12 @@ def _weights_file(path: str) -> Path:
     return found[0]
 
 
+def read_all_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, dict[str, torch.Tensor]]]:
+    """The weights in `path`, and those of the networks that were evaluated beside, by name: of latest_<name>.pth next to latest.pth."""
+    beside = sorted(path.parent.glob("latest_*.pth")) if path.name == "latest.pth" else []
+    return read_weights(path), {other.stem.removeprefix("latest_"): read_weights(other) for other in beside}
+
+
 class RunFolder:
     """Reads and writes one run's files.  Every write is atomic: tmp, fsync, replace.
 
@@ -129,8 +139,8 @@ class RunFolder:
     def adopt(self, stage: RunFolder) -> None:
         """Take over the weights of the run's last stage: whoever looks for a run's weights finds them in one place."""
         if self.writes:
-            for name in ("latest.pth", "best.pth"):
-                write_bytes(self.checkpoints / name, (stage.checkpoints / name).read_bytes())
+            for file in stage.checkpoints.glob("*.pth"):
+                write_bytes(self.checkpoints / file.name, file.read_bytes())
 
     def append_metrics(self, row: dict[str, Any]) -> None:
         """Add a line to metrics.jsonl; nan, which JSON does not have, becomes null."""

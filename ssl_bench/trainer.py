@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -71,6 +72,9 @@ class Trainer:
         _seed(seed_of(self.args.seed, STEP, self.step, *([rank] if rank else [])), self.device)
         if self.args.cuda_graphs:
             torch.compiler.cudagraph_mark_step_begin()  # from here on, what the graphs returned before may be overwritten
+        with autocast(self.args, self.device):
+            batch, logged = self.method.before_step(batch, self)
+        self.means.add(logged)
         for micro in batch.chunks(self.args.accumulate):
             with autocast(self.args, self.device):
                 logged = self.method.train_step(micro, self)
@@ -96,7 +100,7 @@ class Trainer:
         factor = args.lr * schedules.learning_rate(
             self.step, scheduler=args.lr_scheduler, total_steps=self.total_steps, gamma=args.lr_gamma, decay=args.lr_decay,
             warmup_steps=args.lr_warmup_epochs * args.iters_per_epoch,
-            milestones=[epoch * args.iters_per_epoch for epoch in args.milestones],
+            milestones=[epoch * args.iters_per_epoch for epoch in args.milestones], floor=args.min_lr / args.lr,
         )
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
@@ -160,20 +164,27 @@ def _seed(seed: int, device: torch.device) -> None:
 def evaluate_method(
     method: Method, pools: Pools, args: Args, device: torch.device, stream: Stream | None = None
 ) -> dict[str, float]:
-    """The test set's figures in the precision of training; the method is left in training mode.
+    """The test set's figures in the precision of training, ``<name>_*`` those of `Method.also_evaluated`; the method is left in
+    training mode.
 
     stream: a `test_stream` to use again; None: one made for this evaluation.
     """
 
-    def predict(x: Tensor) -> Tensor:
-        if args.cuda_graphs:
-            torch.compiler.cudagraph_mark_step_begin()
-        with autocast(args, device):  # around the network only: the view's arithmetic on pixels is exact
-            return method.predict(x)
+    def figures(network: Callable[[Tensor], Tensor]) -> dict[str, float]:
+        def predict(x: Tensor) -> Tensor:
+            if args.cuda_graphs:
+                torch.compiler.cudagraph_mark_step_begin()
+            with autocast(args, device):  # around the network only: the view's arithmetic on pixels is exact
+                return network(x)
 
+        return evaluate(predict, stream, len(pools.classes))
+
+    stream = stream or test_stream(pools, args, device)
     method.eval()
     parallel.average_batch_norm(method)
-    row = evaluate(predict, stream or test_stream(pools, args, device), len(pools.classes))
+    row = figures(method.predict)
+    for name, network in method.also_evaluated().items():
+        row |= {f"{name}_{figure}": value for figure, value in figures(network).items()}
     method.train()
     return row
 
@@ -238,7 +249,7 @@ def _steps(trainer: Trainer, pools: Pools, run: RunFolder, progress: Progress, a
                 run.append_metrics({"step": trainer.step, "epoch": epoch, "kind": "train", **means})
                 printed_step, since_print = trainer.step, 0.0
             if edge:
-                _evaluate_and_record(trainer, pools, run, progress, epoch)
+                _evaluate_and_record(trainer, pools, run, progress, epoch, means)
             if due:
                 run.save_state(trainer.state_dict(pools.split_hash), trainer.step)
             clock = time.perf_counter()
@@ -247,7 +258,9 @@ def _steps(trainer: Trainer, pools: Pools, run: RunFolder, progress: Progress, a
     vote.close()
 
 
-def _evaluate_and_record(trainer: Trainer, pools: Pools, run: RunFolder, progress: Progress, epoch: int) -> None:
+def _evaluate_and_record(
+    trainer: Trainer, pools: Pools, run: RunFolder, progress: Progress, epoch: int, means: dict[str, float]
+) -> None:
     if trainer.test_stream is None:
         trainer.test_stream = test_stream(pools, trainer.args, trainer.device)
     row = evaluate_method(trainer.method, pools, trainer.args, trainer.device, trainer.test_stream)
@@ -260,7 +273,12 @@ def _evaluate_and_record(trainer: Trainer, pools: Pools, run: RunFolder, progres
     best = max((past["top1"] for past in trainer.evaluations), default=-1.0)
     trainer.evaluations.append({"epoch": epoch, "step": trainer.step, **row})
     run.append_metrics({"step": trainer.step, "epoch": epoch, "kind": "test", **row})
+    for text in trainer.method.warnings(means, trainer.evaluations):
+        progress.warning(f"{trainer.method.name}: warning: epoch {epoch}: {text}")
+        run.append_metrics({"step": trainer.step, "epoch": epoch, "kind": "warning", "text": text})
     weights = parallel.gathered(trainer.method.evaluated().state_dict())
     run.save_weights("latest", weights)
+    for name, network in trainer.method.also_evaluated().items():
+        run.save_weights(f"latest_{name}", parallel.gathered(network.state_dict()))
     if row["top1"] > best:
         run.save_weights("best", weights)

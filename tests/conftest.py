@@ -97,7 +97,7 @@ def last_stage_of(method: type[Method], args: Args, pools: Pools, device: torch.
     built = place(launch.build(method, stage.args, pools, pretrained=False), stage.args, device).train()
     if before:
         other = launch.build(method, dataclasses.replace(before[-1].args, seed=args.seed + 1), pools, pretrained=False)
-        built.load_previous(other.evaluated().state_dict())
+        built.load_previous(other.evaluated().state_dict(), {name: net.state_dict() for name, net in other.also_evaluated().items()})
     built.prepare(pools)
     return built, stage.args
 

@@ -83,7 +83,7 @@ def test_warm_up_may_be_a_fraction_of_a_step_and_none_changes_nothing():
 
 
 def test_unknown_scheduler_is_named():
-    with pytest.raises(ValueError, match="'linear'.*exp, cos, step or constant"):
+    with pytest.raises(ValueError, match="'linear'.*exp, cos, step, constant or half_cos"):
         learning_rate(0, scheduler="linear", total_steps=1)
 
 

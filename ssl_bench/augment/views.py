@@ -141,7 +141,7 @@ class View:
 
 
 def build_view(
-    name: Literal["weak", "strong", "test"],
+    name: Literal["weak", "strong", "strong_whole", "test"],
     *,
     image_size: int,
     resizing: Literal["default", "cifar"],
@@ -150,6 +150,7 @@ def build_view(
     policy: str = "",
     hflip: float = 0.5,
     color_jitter: float | Sequence[float] = 0.0,
+    weak_color_jitter: float | Sequence[float] = 0.0,
     erasing: float = 0.0,
     erasing_mode: Literal["pixel", "const"] = "pixel",
     cutout: float = 0.0,
@@ -157,12 +158,11 @@ def build_view(
     """A view of TLlib's presets at any size.
 
     resizing: "default" random resized crop, at test time resize to 256/224 of image_size and centre crop; "cifar"
-    padded random crop, at test time resize only.  weak = crop, flip; strong = crop, flip, colour jitter, policy,
-    erasing, Cutout.
+    padded random crop, at test time resize only.  weak = crop, flip, weak colour jitter; strong = crop, flip, colour jitter,
+    policy, erasing, Cutout; strong_whole = the same without the last two.
     mean, std: of levels scaled to 0..1, per channel; policy: timm's string; hflip, erasing: probabilities;
     color_jitter: s for factors in 1 - s..1 + s of brightness, contrast and saturation, or three or four strengths (the
-    fourth is hue, at most 0.5); cutout: side as a share of the image's.  weak and test ignore all from `policy` on but
-    hflip.
+    fourth is hue, at most 0.5); cutout: side as a share of the image's.  What is not of a view is ignored.
     Raises ValueError for an unknown name, preset or policy and values out of range.
     """
     modes: dict[tuple[str, bool], Crop] = {
@@ -171,8 +171,8 @@ def build_view(
         ("cifar", True): "padded",
         ("cifar", False): "resize",
     }
-    if name not in ("weak", "strong", "test"):
-        raise ValueError(f"unknown view {name!r}: use weak, strong or test")
+    if name not in ("weak", "strong", "strong_whole", "test"):
+        raise ValueError(f"unknown view {name!r}: use weak, strong, strong_whole or test")
     if (resizing, True) not in modes:
         raise ValueError(f"unknown resizing {resizing!r}: use default or cifar")
     if erasing_mode not in ("pixel", "const"):
@@ -188,7 +188,9 @@ def build_view(
     if name == "test":
         return View(crop_mode=modes[resizing, False], **common)
     if name == "weak":
-        return View(crop_mode=modes[resizing, True], hflip=hflip, **common)
+        return View(crop_mode=modes[resizing, True], hflip=hflip, jitter=_strengths(weak_color_jitter), **common)
+    if name == "strong_whole":
+        erasing = cutout = 0.0
     return View(
         crop_mode=modes[resizing, True],
         hflip=hflip,
