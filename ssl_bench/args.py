@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from ssl_bench.flags import flag
+from ssl_bench.flags import flag, specs
 
 
 @dataclass
@@ -117,6 +117,15 @@ class Args:
     checkpoint_freq: int = flag(0, "steps between checkpoints; 0: one an epoch", group="run", ge=0, identity=False)
     tensorboard: bool = flag(False, "also write TensorBoard event files (extra [tensorboard])", group="run", identity=False)
     dry_run: bool = flag(False, "print the resolved arguments as JSON and stop", group="run", identity=False)
+
+
+def same_setting(args: Args, onto: Args) -> Args:
+    """`onto` with the data, network, input and devices of `args`: for a stage that another method trains in its own way."""
+    groups = ("data", "model", "run")
+    names = [name for name, spec in specs(Args).items() if spec.metadata["group"] in groups and name not in ("log", "recipe")]
+    names += "image_size train_resizing val_resizing norm_mean norm_std hflip".split()
+    names += "precision compile cuda_graphs channels_last eval_batch_size batch_per_device grad_checkpointing shard".split()
+    return replace(onto, **{name: getattr(args, name) for name in names})
 
 
 @dataclass

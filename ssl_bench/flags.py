@@ -53,17 +53,18 @@ def flag(
     lt: float | None = None,
     warn_above: tuple[float, str] | None = None,
     many: int | None = None,
+    none: str | None = None,
     positional: bool = False,
     identity: bool | str = True,
 ) -> Any:
     """Declare one field.
 
     names: further spellings (``-a``, ``--learning-rate``); ge/gt/le/lt: the range; warn_above: (value, what happens above it); many: for tuple fields, the number of
-    values (None: any); identity: whether the value belongs to what makes two runs the same run (it enters the run's hash);
+    values (None: any); none: the word for None; identity: whether the value belongs to what makes two runs the same run (it enters the run's hash);
     "changed": only where it is not the default, so that runs from before the flag existed keep their hash.
     """
     metadata = dict(
-        help=help, names=tuple(names), group=group, choices=tuple(choices), ge=ge, gt=gt, le=le, lt=lt, warn_above=warn_above, many=many,
+        help=help, names=tuple(names), group=group, choices=tuple(choices), ge=ge, gt=gt, le=le, lt=lt, warn_above=warn_above, many=many, none=none,
         positional=positional, identity=identity,
     )
     return dataclasses.field(default=default, metadata=metadata)
@@ -125,7 +126,7 @@ def convert(spec: Spec, value: Any) -> Any:
         if many is not None and len(values) != many:
             raise FlagError(f"{spec.option} takes {many} values, got {len(values)}")
         return tuple(_scalar(spec, item) for item in values)
-    if value is None and spec.optional:
+    if spec.optional and value in (None, spec.metadata["none"]):
         return None
     return _scalar(spec, value)
 

@@ -35,6 +35,11 @@ def masked_cross_entropy(y_u: Tensor, pseudo: Tensor, mask: Tensor) -> Tensor:
     return (F.cross_entropy(y_u, pseudo, reduction="none") * mask).mean()
 
 
+def soft_cross_entropy(y: Tensor, q: Tensor) -> Tensor:
+    """-sum_k q_ik log softmax(y_i)_k for each image, (B,).  y: logits (B, C); q: target distributions (B, C)."""
+    return -(q * y.float().log_softmax(dim=1)).sum(dim=1)
+
+
 @torch.no_grad()
 def pseudo_label_metrics(mask: Tensor, pseudo: Tensor, y_u_hidden: Tensor) -> dict[str, Tensor]:
     """For display only: ``kept`` (fraction of the batch above the threshold) and ``pseudo_acc`` (accuracy of those kept).

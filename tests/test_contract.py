@@ -197,8 +197,8 @@ def test_every_parameter_moves_in_three_steps(tiny, name):
 # 4. Structure
 
 FLOORS = (
-    "atomic distributed flags foreign interrupt split losses mixup nets schedules weights",
-    "args recipe augment datasets metrics models parallel progress runs",
+    "atomic distributed flags foreign interrupt split losses nets schedules weights",
+    "args recipe augment datasets metrics mixup models monitors parallel progress runs",
     "ema shares zoo",
     "streams record prefetch",
     "evaluate pools",
