@@ -198,8 +198,8 @@ def test_every_parameter_moves_in_three_steps(tiny, name):
 
 FLOORS = (
     "atomic distributed flags foreign interrupt split losses mixup nets schedules weights",
-    "args recipe augment datasets metrics models parallel progress runs",
-    "ema zoo",
+    "args recipe augment datasets metrics parallel pretrained progress runs",
+    "ema models zoo",
     "streams record prefetch",
     "evaluate pools",
     "method",
