@@ -59,7 +59,7 @@ class Args:
     bottleneck_dim: int = flag(1024, "width of the bottleneck; 0: head directly on the features", group="model", ge=0)
     pool: bool = flag(True, "pool the feature map; without: class token, or flattened map", group="model")
     scratch: bool = flag(False, "random initial weights instead of ImageNet's", group="model")
-    pretrained_backbone: str | None = flag(None, "file with backbone weights (flat state dict)", group="model")
+    pretrained_backbone: str | None = flag(None, "file with backbone weights: MAE's, DINO's, a latest.pth, a state dict", group="model")
     finetune: bool = flag(False, "backbone learning rate x 0.1", group="model")
 
     batch_size: int = flag(32, "labelled images a step, over all processes", names=("-b",), group="optimisation", ge=1)

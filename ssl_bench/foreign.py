@@ -71,7 +71,7 @@ def find_networks(tree: Any) -> list[Found]:
         groups.setdefault(((*path, *parts[:depth]), prefix), {})[".".join(parts[depth:])] = tensor
     found = []
     for (words, prefix), tensors in groups.items():
-        backbone = {name: value for name, value in tensors.items() if not _is_head(name)}
+        backbone = {name: value for name, value in tensors.items() if not is_head(name)}
         if any(value.ndim > 1 for value in backbone.values()) and not any(HEAD.fullmatch(word) for word in words):
             heads = {name: value for name, value in tensors.items() if name not in backbone}
             found.append(Found(prefix, _role(words), _resnet_names(backbone), heads))
@@ -86,7 +86,7 @@ def find_under(tree: Any, prefix: str) -> Found:
     tensors = {name.removeprefix(prefix): tensor for name, tensor in named.items() if name.startswith(prefix)}
     if not tensors:
         raise ValueError(f"nothing in it begins with {prefix!r}, but for example {next(iter(named), 'nothing')!r}")
-    backbone = {name: value for name, value in tensors.items() if not _is_head(name)}
+    backbone = {name: value for name, value in tensors.items() if not is_head(name)}
     return Found(prefix, "", _resnet_names(backbone), {name: value for name, value in tensors.items() if name not in backbone})
 
 
@@ -109,7 +109,8 @@ def _leaves(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, 
                 yield from _leaves(value, (*path, key))
 
 
-def _is_head(name: str) -> bool:
+def is_head(name: str) -> bool:
+    """Whether a plain name belongs to no backbone: a classifier, projector, queue, decoder, mask token."""
     return HEAD.fullmatch(name.split(".")[0]) is not None or HEAD_PARTS.match(name) is not None
 
 

@@ -88,7 +88,7 @@ def _one_voice() -> Iterator[None]:
 def _fail(prog: str, error: Exception, code: int) -> int:
     # A DataLoader worker's error carries its traceback in the message; its last line is the message itself.
     lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    message = re.sub(r"^[\w.]+\.\w+: ", "", lines[-1].strip())
+    message = re.sub(r"^(\w+\.)+[A-Z]\w*: ", "", lines[-1].strip())
     prog += f" [process {distributed.announced_rank()}]" if distributed.announced_size() > 1 else ""
     print(f"{prog}: error: {message}" if code < 100 else f"{prog}: {message}", file=sys.stderr)
     return code

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ssl_bench.flags import nearest
 from ssl_bench.nets import wide_resnet
-from ssl_bench.weights import load_backbone
+from ssl_bench.pretrained import load_backbone
 
 # TLlib loads torchvision's first ImageNet weights for these names; timm's default for the same name is another training.
 TORCHVISION_V1 = frozenset(

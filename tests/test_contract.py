@@ -198,8 +198,8 @@ def test_every_parameter_moves_in_three_steps(tiny, name):
 
 FLOORS = (
     "atomic distributed flags foreign interrupt split losses nets schedules weights",
-    "args recipe augment datasets metrics mixup models monitors parallel progress runs",
-    "ema shares zoo",
+    "args recipe augment datasets metrics mixup monitors parallel pretrained progress runs",
+    "ema models shares zoo",
     "streams record prefetch",
     "evaluate pools",
     "method",

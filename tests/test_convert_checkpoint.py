@@ -411,7 +411,7 @@ def test_a_checkpoint_of_other_classes_is_one_line_with_both_counts(capsys):
 def test_a_wrong_backbone_file_ends_a_run_with_one_line(capsys):
     torch.save(moco_v2(resnet), "moco.pth")
     torch.save(under("module.encoder_q.", resnet(1)), "flat.pth")
-    for file, words in (("moco.pth", "epoch, arch, optimizer, state_dict"), ("flat.pth", "named module.encoder_q.* (90)")):
+    for file, words in (("moco.pth", "moco.pth gives no backbone: it holds 2 networks, "), ("flat.pth", "named module.encoder_q.* (90)")):
         assert launch.run_command(load_method("erm"), ["-a", "test_resnet", "--pretrained-backbone", file, "--device", "cpu"]) == 1
         error = capsys.readouterr().err
         assert error.count("\n") == 1 and words in error and "tools/convert_checkpoint.py" in error

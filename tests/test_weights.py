@@ -9,14 +9,14 @@ import zipfile
 from pathlib import Path
 
 import pytest
-import timm
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 from ssl_bench.models import Classifier, bottleneck, build_classifier
-from ssl_bench.weights import load_backbone, load_classifier, read_tensors, read_weights
+from ssl_bench.pretrained import load_backbone
+from ssl_bench.weights import load_classifier, read_tensors, read_weights
 
 
 class Backbone(nn.Module):
@@ -101,153 +101,15 @@ def test_a_whole_other_network_is_refused_in_one_short_line(tmp_path):
     assert "belongs to another network" in one_line(ValueError, path, lambda: load_classifier(network(), str(path)))
 
 
-# ---- backbones -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("classifier", ["", "fc", "head", "classifier"])
-def test_backbone_file_with_or_without_a_classifier(tmp_path, classifier):
-    path = str(tmp_path / "backbone.pth")
-    state = dict(network(1).backbone.state_dict())
-    if classifier:
-        state |= {f"{classifier}.weight": torch.zeros(1000, 6), f"{classifier}.bias": torch.zeros(1000)}
-    torch.save(state, path)
-    model = network(2)
-    report = load_backbone(model.backbone, path)
-    assert equal(model.backbone, state)
-    total = len(model.backbone.state_dict())
-    left = f"; left aside: {classifier}.* (2)" if classifier else ""
-    assert report == f"{total} of {total} backbone tensors loaded{left}"
-
-
-@pytest.mark.parametrize("theirs", [False, True])
-def test_the_backbone_of_a_whole_checkpoint_is_taken(tmp_path, theirs):
-    """latest.pth of this suite, and TLlib's with its backbone.fc and a second head: what is not the backbone is named."""
-    path = str(tmp_path / "latest.pth")
-    state = dict(network(1).state_dict())
-    if theirs:
-        state |= {"backbone.fc.weight": torch.zeros(1000, 6), "pseudo_head.0.weight": torch.zeros(5, 8)}
-    torch.save(state, path)
-    model = network(2)
-    report = load_backbone(model.backbone, path)
-    assert equal(model.backbone, network(1).backbone.state_dict()) and torch.equal(model.head.weight, network(2).head.weight)
-    count = len(model.backbone.state_dict())
-    assert report.startswith(f"{count} of {count} backbone tensors loaded; left aside: ")
-    names = ["bottleneck.* (7)", "head.* (2)", *(["backbone.* (1)", "pseudo_head.* (1)"] if theirs else [])]
-    assert all(name in report for name in names)
-
-
-def test_a_classifier_by_another_name_is_left_aside_where_the_network_says_so(tmp_path):
-    path = tmp_path / "other.pth"
-    torch.save({**network(1).backbone.state_dict(), "classif.weight": torch.zeros(2, 2)}, path)
-    assert "'classif.weight'" in one_line(ValueError, path, lambda: load_backbone(Backbone(), str(path)))
-    assert load_backbone(Backbone(), str(path), ("classif",)).endswith("; left aside: classif.* (1)")
-
-
-def test_a_whole_timm_file_fits_whatever_its_classifier_is_called(tmp_path, capsys):
-    for arch, name in {"test_efficientnet": "classifier", "test_vit": "head", "test_resnet": "fc", "test_convnext": "head"}.items():
-        path = str(tmp_path / f"{arch}.pth")
-        torch.save(timm.create_model(arch, num_classes=4, **({"img_size": 32} if arch == "test_vit" else {})).state_dict(), path)
-        build_classifier(arch, 3, 32, bottleneck_dim=0, pretrained_backbone=path)
-        assert f"left aside: {name}.* (2)" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("arch", "size", "words"), [("test_vit", 32, "10x10 to 2x2"), ("deit_tiny_distilled_patch16_224", 48, "14x14 to 3x3")]
-)
-def test_a_position_embedding_is_resampled_to_the_images_asked_for(tmp_path, capsys, arch, size, words):
-    path = str(tmp_path / "vit.pth")
-    torch.manual_seed(3)
-    there = timm.create_model(arch, num_classes=0, depth=1).state_dict()
-    torch.save(there, path)
-    built = build_classifier(arch, 3, size, bottleneck_dim=0, model_kwargs=["depth=1"], pretrained_backbone=path).backbone
-    assert f"tensors loaded, position embedding resampled from {words} patches" in capsys.readouterr().out
-    first = built.num_prefix_tokens
-    assert torch.equal(built.pos_embed[:, :first], there["pos_embed"][:, :first])
-    assert torch.equal(built.cls_token, there["cls_token"])
-    assert not torch.equal(built.pos_embed[:, first:], there["pos_embed"][:, first : built.pos_embed.shape[1]])
-
-
-def test_a_position_embedding_of_another_width_is_a_wrong_shape(tmp_path):
-    path = tmp_path / "vit.pth"
-    torch.save(timm.create_model("test_vit", num_classes=0, depth=1, embed_dim=32).state_dict(), path)
-    build = lambda: build_classifier("test_vit", 3, 160, model_kwargs=["depth=1"], pretrained_backbone=str(path))
-    text = one_line(ValueError, path, build)
-    assert "'cls_token': (1, 1, 32) in the file, (1, 1, 64) in the network" in text
-
-
 def test_safetensors_are_read(tmp_path):
     safetensors = pytest.importorskip("safetensors.torch")
     path = tmp_path / "model.safetensors"
     safetensors.save_file(dict(network(1).backbone.state_dict()), path)
-    model = network(2)
-    load_backbone(model.backbone, str(path))
-    assert equal(model.backbone, network(1).backbone.state_dict())
+    assert equal(network(1).backbone, read_weights(path))
     content = path.read_bytes()
     for broken in (b"", b"not one", content[: len(content) // 2], content[:20]):
         path.write_bytes(broken)
         assert "truncated or no safetensors" in one_line(ValueError, path, lambda: read_weights(path))
-
-
-def test_backbone_file_of_old_torchvision_without_counters(tmp_path):
-    path = str(tmp_path / "old.pth")
-    state = {
-        key: value for key, value in network(1).backbone.state_dict().items() if not key.endswith("num_batches_tracked")
-    }
-    torch.save(state, path)
-    model = network(2)
-    assert load_backbone(model.backbone, path) == f"{len(state)} of {len(state) + 1} backbone tensors loaded"
-    assert torch.equal(model.backbone.conv1.weight, state["conv1.weight"])
-
-
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        (
-            lambda state: {f"module.encoder_q.{key}": value for key, value in state.items()},
-            "module.encoder_q.* (9), the backbone's bn1.* (5), conv1.* (2), layer1.* (2); tools/convert_checkpoint.py",
-        ),
-        (
-            lambda state: {key: value for key, value in state.items() if key != "layer1.0.bias"},
-            "1 keys missing, the first is 'layer1.0.bias'",
-        ),
-        (
-            lambda state: state | {"bn1.running_mean": torch.zeros(5)},
-            "1 keys differently shaped, the first is 'bn1.running_mean': (5,) in the file, (4,) in the network",
-        ),
-        (lambda state: state | {"layer9.weight": torch.zeros(5)}, "1 keys unknown, the first is 'layer9.weight'"),
-        (lambda state: {"fc.weight": torch.zeros(2, 2)}, "has nothing for this backbone: its 1 tensors are named fc.* (1)"),
-        (lambda state: {f"backbone.{key}": value for key, value in state.items()}, "named backbone.* (9)"),
-    ],
-)
-def test_a_wrong_backbone_file_is_refused_and_touches_nothing(tmp_path, change, says):
-    path = tmp_path / "wrong.pth"
-    torch.save(change(dict(network(1).backbone.state_dict())), path)
-    model = network(2)
-    assert says in one_line(ValueError, path, lambda: load_backbone(model.backbone, str(path)))
-    assert equal(model, network(2).state_dict())
-
-
-def test_building_with_a_backbone_file_says_what_fitted(tmp_path, capsys):
-    path = tmp_path / "backbone.pth"
-    torch.manual_seed(5)
-    source = build_classifier("test_resnet", 3, 32, bottleneck_dim=4).backbone.state_dict()
-    torch.save(source, path)
-    built = build_classifier("test_resnet", 9, 32, bottleneck_dim=4, pretrained_backbone=str(path))
-    assert equal(built.backbone, source)
-    assert f"{path}: {len(source)} of {len(source)} backbone tensors loaded" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("pool", [True, False])
-def test_a_backbone_file_fits_with_and_without_pooling(tmp_path, pool):
-    """--no-pool changes what is done with the features, not the weights of the backbone."""
-    path = tmp_path / "backbone.pth"
-    torch.manual_seed(5)
-    source = build_classifier("test_resnet", 3, 32, bottleneck_dim=4).backbone.state_dict()
-    torch.save(source, path)
-    built = build_classifier("test_resnet", 3, 32, bottleneck_dim=4, pool=pool, pretrained_backbone=str(path))
-    assert sum(
-        torch.equal(a, b) for a, b in zip(built.backbone.state_dict().values(), source.values(), strict=True)
-    ) == len(source)
 
 
 # ---- broken and malicious files --------------------------------------------------------------------------------------
