@@ -118,6 +118,11 @@ class Args:
     tensorboard: bool = flag(False, "also write TensorBoard event files (extra [tensorboard])", group="run", identity=False)
     dry_run: bool = flag(False, "print the resolved arguments as JSON and stop", group="run", identity=False)
 
+    @property
+    def network_kwargs(self) -> tuple[str, ...]:
+        """--model-kwargs, and what other flags say of the network."""
+        return self.model_kwargs
+
 
 def same_setting(args: Args, onto: Args) -> Args:
     """`onto` with the data, network, input and devices of `args`: for a stage that another method trains in its own way."""

@@ -46,6 +46,14 @@ class EMATeacher(nn.Module):
             torch._foreach_copy_([pair[0] for pair in copied], [pair[1] for pair in copied])
 
 
+def constant_decay(decay: float | None, steps: int) -> float:
+    """`decay`, or without one that of which (1 - decay) steps = 20, and at least 0: the initial teacher then weighs e^-20 at the end.
+
+    steps: of the whole run.  Source: Semi-ViT's published runs have 18 to 20.
+    """
+    return max(0.0, 1 - 20 / steps) if decay is None else decay
+
+
 def capped_decay(updates: int, decay: float) -> float:
     """min(decay, 1 - 1/t) for the t-th update, t >= 1: the first update copies the student, then a true mean until the cap.
 

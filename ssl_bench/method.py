@@ -18,7 +18,10 @@ from torch import Tensor, nn
 from ssl_bench import models
 from ssl_bench.args import Args, TwoViewArgs
 from ssl_bench.losses import two_view_cross_entropy
+from ssl_bench.monitors import collapse_warnings
+from ssl_bench.nets.positions import fix_positions
 from ssl_bench.pools import Pools
+from ssl_bench.transformer_args import TransformerArgs
 from ssl_bench.weights import load_strictly
 
 
@@ -121,11 +124,17 @@ class Method(nn.Module):
     def build_model(self) -> nn.Module:
         """The student network: images (B, 3, S, S) -> logits (B, C)."""
         args = self.args
-        return models.build_classifier(
+        model = models.build_classifier(
             args.arch, self.task.num_classes, args.image_size, bottleneck_dim=args.bottleneck_dim, pool=args.pool,
-            model_kwargs=args.model_kwargs, pretrained=self.task.pretrained and not args.scratch and not args.pretrained_backbone,
+            model_kwargs=args.network_kwargs, pretrained=self.task.pretrained and not args.scratch and not args.pretrained_backbone,
             pretrained_backbone=args.pretrained_backbone, grad_checkpointing=args.grad_checkpointing,
         )
+        if isinstance(args, TransformerArgs):
+            nn.init.trunc_normal_(model.head.weight, std=args.head_init_std)
+            nn.init.zeros_(model.head.bias)
+            if args.fixed_positions:
+                fix_positions(model.backbone)
+        return model
 
     def forwards(self, *images: Tensor | None) -> Iterator[Tensor | None]:
         """The student's logits of each batch of images in turn (None for None), each computed when it is asked for: a script
@@ -192,7 +201,7 @@ class Method(nn.Module):
 
     def warnings(self, means: dict[str, float], evaluations: Sequence[dict[str, Any]]) -> list[str]:
         """After each evaluation: a line for each thing that looks wrong; means: of what was logged; evaluations: all so far."""
-        return []
+        return collapse_warnings(means, evaluations)
 
     def predict(self, x: Tensor) -> Any:
         """Images (B, 3, S, S) -> logits (B, C), in eval mode."""

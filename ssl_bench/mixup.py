@@ -72,12 +72,12 @@ def cut_probability(mixup: float, cutmix: float, switch_prob: float) -> float:
     return switch_prob if mixup > 0 and cutmix > 0 else float(cutmix > 0)
 
 
-def pair_confidence(confidence: Tensor, confidence_partner: Tensor) -> tuple[Tensor, Tensor]:
-    """Probabilistic pseudo mixup: (the image's share c / (c + c'), the pair's confidence max(c, c')); all (n,).
+def pair_weight(confidence: Tensor, confidence_partner: Tensor) -> Tensor:
+    """Probabilistic pseudo mixup: the image's own share c / (c + c'), (n,): the surer a label, the more of its image.
 
-    Source: Semi-ViT (arXiv:2208.05688) eq. 5: the surer an image's label is, the more of it is in the mixture.
+    Source: Semi-ViT (arXiv:2208.05688) section 3.3.
     """
-    return confidence / (confidence + confidence_partner), torch.maximum(confidence, confidence_partner)
+    return confidence / (confidence + confidence_partner)
 
 
 def blend(x: Tensor, x_partner: Tensor, weight: Tensor, cut: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
@@ -106,16 +106,33 @@ def smoothed(label: Tensor, num_classes: int, smoothing: float) -> Tensor:
 
 
 def mix_batch(
-    x: Tensor, label: Tensor, mix: Mix, weight: Tensor | None, num_classes: int, smoothing: float
+    x: Tensor, label: Tensor, mix: Mix | None, num_classes: int, smoothing: float, confidence: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """This process's part of a batch of images x (n, C, H, W) and labels (n,), mixed: (images, soft targets (n, num_classes)).
 
-    mix: for the batch of all processes; weight: (n,), in place of those in `mix`.  Collective.
+    mix: of the batch of all processes, None leaves the images as they are; confidence: (n,) in (0, 1] of each label, where `mix`
+    has no weights.  Collective.
     """
+    target = smoothed(label, num_classes, smoothing)
+    if mix is None:
+        return x, target
     own = slice(distributed.rank(), None, distributed.world_size())
-    weight = mix.weight[own].to(x.device, non_blocking=True) if weight is None else weight
     cut, centre = (part[own].to(x.device, non_blocking=True) for part in (mix.cut, mix.centre))
-    label_partner = distributed.take_rows(label, mix.partner)
+    if mix.weight is None:
+        weight = pair_weight(confidence, distributed.take_rows(confidence, mix.partner))
+    else:
+        weight = mix.weight[own].to(x.device, non_blocking=True)
     x, share = blend(x, distributed.take_rows(x, mix.partner), weight, cut, centre)
-    target, target_partner = (smoothed(part, num_classes, smoothing) for part in (label, label_partner))
+    target_partner = smoothed(distributed.take_rows(label, mix.partner), num_classes, smoothing)
     return x, share[:, None] * target + (1 - share[:, None]) * target_partner
+
+
+def surest(confidence: Tensor, mix: Mix | None) -> Tensor:
+    """What a mixed image's label is trusted by, (n,): max(c, c') of the pair in probabilistic pseudo mixup, else the image's own c.
+
+    confidence: this process's part, (n,).  Source: Semi-ViT (arXiv:2208.05688) section 3.3 (timm's mixup, as pseudo mixup in its
+    code, keeps the mask of the image itself).  Collective.
+    """
+    if mix is None or mix.weight is not None:
+        return confidence
+    return torch.maximum(confidence, distributed.take_rows(confidence, mix.partner))

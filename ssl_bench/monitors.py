@@ -15,6 +15,7 @@ FEWEST_KEPT = 0.01  # of the pseudo-labels: below it next to nothing is learned 
 LEAST_ENTROPY = 0.5  # of the pseudo-labels' histogram, of 1: e^(0.5 log C) = sqrt(C) classes in use
 FALL = 10.0  # points of the teacher below its best
 GAP = 25.0  # points between teacher and student
+TWO = {"student_top1", "teacher_top1"}
 
 
 @torch.no_grad()
@@ -41,8 +42,8 @@ def pseudo_label_health(
 def collapse_warnings(means: dict[str, float], evaluations: Sequence[dict[str, Any]]) -> list[str]:
     """A line for each sign that self-training has died or is about to.
 
-    means: of `pseudo_label_health` and whatever else; evaluations: rows with student_top1 and teacher_top1, percent, the last one
-    newest.  What is not there is not looked at.
+    means: of `pseudo_label_health` and whatever else; evaluations: rows with top1 (the headline) and teacher_top1 or student_top1
+    (the other network), percent, the newest last.  What is not there is not looked at.
     """
     lines = []
     kept, entropy = means.get("kept_pairs", 1.0), means.get("label_entropy", 1.0)
@@ -50,13 +51,15 @@ def collapse_warnings(means: dict[str, float], evaluations: Sequence[dict[str, A
         lines.append(f"{100 * kept:.2g} % of the pseudo-labels are used: lower --threshold, or train the stage before for longer")
     if entropy < LEAST_ENTROPY:
         lines.append(f"the pseudo-labels fall on few classes (entropy {entropy:.2f} of 1): raise --threshold, or lower --lr")
-    teachers = [row["teacher_top1"] for row in evaluations if "teacher_top1" in row]
+    pairs = [(row.get("student_top1", row["top1"]), row.get("teacher_top1", row["top1"])) for row in evaluations if TWO & row.keys()]
+    teachers = [teacher for _, teacher in pairs]
     if teachers and max(teachers) - teachers[-1] > FALL:
         lines.append(f"the teacher fell from {max(teachers):.1f} to {teachers[-1]:.1f}: it learns from its own errors; lower --lr, "
                      "raise --threshold or --ema-decay")  # fmt: skip
-    gap = evaluations[-1]["student_top1"] - teachers[-1] if teachers else 0.0
+    student, teacher = pairs[-1] if pairs else (0.0, 0.0)
+    gap = student - teacher
     if abs(gap) > GAP:
         who = ("student is above its teacher, which follows too slowly", "--ema-decay auto") if gap > 0 else (
             "student is below its teacher, which it cannot follow", "a lower --lr")  # fmt: skip
-        lines.append(f"the {who[0]} ({evaluations[-1]['student_top1']:.1f} and {teachers[-1]:.1f}): try {who[1]}")
+        lines.append(f"the {who[0]} ({student:.1f} and {teacher:.1f}): try {who[1]}")
     return lines

@@ -1,0 +1,84 @@
+"""Pre-training, fine-tuning, then a method's own stage: the run of a method that begins where those two end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TypeVar
+
+from ssl_bench import recipe, record
+from ssl_bench.args import same_setting
+from ssl_bench.catalog import load_method
+from ssl_bench.flags import FlagError, flag
+from ssl_bench.method import Stage
+from ssl_bench.transformer_args import TransformerArgs
+
+STAGES = ("pretrain", "finetune", "semi")
+
+
+@dataclass
+class PipelineArgs(TransformerArgs):
+    """Adds the stages, and what fine-tuning wants otherwise than the last one: each finetune_X goes over X there."""
+
+    stages: tuple[str, ...] = flag(
+        ("finetune", "semi"), "what to train, in this order; pretrain: mae, with its own recipe", group="stages", choices=STAGES
+    )
+    from_checkpoint: str | None = flag(
+        None, "weights that the first stage starts from: a file, or a run's folder", group="stages", names=("--from",)
+    )
+    pretrain_epochs: int = flag(100, "epochs of pre-training", group="stages", ge=1)
+    finetune_epochs: int = flag(100, "epochs of fine-tuning", group="stages", ge=1)
+    finetune_iters_per_epoch: int = flag(25, "steps of such an epoch", group="stages", ge=1)
+    finetune_batch_size: int = flag(512, "labelled images a step of fine-tuning, over all processes", group="stages", ge=1)
+    finetune_lr: float = flag(1e-4, "learning rate of fine-tuning", group="stages", gt=0)
+    finetune_lr_warmup_epochs: float = flag(5.0, "linear warm-up of fine-tuning, epochs", group="stages", ge=0)
+    finetune_wd: float = flag(0.05, "weight decay of fine-tuning", group="stages", ge=0)
+    finetune_beta2: float = flag(0.999, "AdamW's beta2 in fine-tuning", group="stages", ge=0, lt=1)
+    finetune_layer_decay: float = flag(0.65, "layer decay of fine-tuning", group="stages", gt=0, le=1)
+    finetune_drop_path: float = flag(0.0, "stochastic depth of fine-tuning", group="stages", ge=0, lt=1)
+    finetune_erasing: float = flag(0.0, "probability of random erasing in fine-tuning", group="stages", ge=0, le=1)
+    finetune_disable_x_mixup: bool = flag(True, "labelled images are not mixed in fine-tuning", group="stages")
+    finetune_ema_decay: float = flag(
+        0.0, "moving average in fine-tuning, which the next stage's teacher starts from; 0: none", group="stages", ge=0, lt=1
+    )
+    ema_teacher: bool = flag(True, "a moving average of the student gives the pseudo-labels; without, the student as in FixMatch")
+    ema_decay: float | None = flag(0.9999, "decay of the moving average; auto: 1 - 20 / steps", ge=0, lt=1, none="auto")
+
+    def __post_init__(self) -> None:
+        if not self.stages or [*self.stages] != [stage for stage in STAGES if stage in self.stages]:
+            raise FlagError(f"--stages {' '.join(self.stages)}: one or more of {', '.join(STAGES)}, each once, in this order")
+
+
+Some = TypeVar("Some", bound=PipelineArgs)
+
+
+def for_finetuning(args: Some) -> Some:
+    """`args` with every finetune_X in place of X."""
+    own = [field.name for field in fields(args) if field.name.startswith("finetune_")]
+    return replace(args, **{name.removeprefix("finetune_"): getattr(args, name) for name in own})
+
+
+def pipeline(args: PipelineArgs) -> list[Stage]:
+    """The stages that ``--stages`` names, each with the arguments it trains by and ``stages`` holding only its own name.
+
+    The first one starts from ``--from``: where it is the last stage, from a whole classifier; else from a backbone, as it would
+    from ``--pretrained-backbone``.  FileNotFoundError, ValueError: there are no finished weights.
+    """
+    made = []
+    for name in args.stages:
+        own = replace(args, stages=(name,))
+        previous = None
+        if made:  # its weights come from the stage before
+            own = replace(own, scratch=True, pretrained_backbone=None, from_checkpoint=None)
+        elif args.from_checkpoint is not None and name == "semi":
+            previous = args.from_checkpoint
+        elif args.from_checkpoint is not None:
+            own = replace(own, pretrained_backbone=str(record.weights_file(args.from_checkpoint)))
+        if name == "pretrain":
+            mae = load_method("mae")
+            values = recipe.resolve(mae.Args, "mae", args.data, "default").values
+            own = same_setting(own, replace(mae.Args(), **values, epochs=args.pretrain_epochs))
+            made.append(Stage(name, own, method=mae))
+        else:
+            made.append(Stage(name, for_finetuning(own) if name == "finetune" else own, previous=previous))
+    return made
