@@ -197,7 +197,7 @@ def test_every_parameter_moves_in_three_steps(tiny, name):
 # 4. Structure
 
 FLOORS = (
-    "atomic distributed flags foreign interrupt split losses mixup nets schedules weights",
+    "atomic distributed flags foreign interrupt split split_list losses mixup nets schedules weights",
     "args recipe augment datasets metrics models parallel progress runs",
     "ema zoo",
     "streams record prefetch",
