@@ -195,11 +195,8 @@ def test_any_file_is_read_or_refused_in_one_line(tmp_path_factory, content, name
 
 def test_imagenets_size_takes_seconds(tmp_path):
     paths = tuple(f"/data/ImageNet/train/n{c:08d}/n{c:08d}_{k}.JPEG" for c in range(1000) for k in range(1280))
-    order = np.random.RandomState(0).permutation(len(paths))
-    labelled, rest = order[:128_000], np.sort(order[128_000:])
-    for chosen in (labelled, rest):
-        names = written(tmp_path, "\n".join(paths[k].rpartition("/")[2] for k in chosen))
-        begun = time.perf_counter()
-        assert positions(names, len(paths), paths) == chosen.tolist()
-        assert time.perf_counter() - begun < 30  # measured: 1 s and 5 s
-    assert positions(written(tmp_path, "Index\n" + "\n".join(map(str, rest))), len(paths), paths) == rest.tolist()
+    chosen = np.random.RandomState(0).permutation(len(paths))[:128_000]
+    names = written(tmp_path, "\n".join(paths[k].rpartition("/")[2] for k in chosen))
+    begun = time.perf_counter()
+    assert positions(names, len(paths), paths) == chosen.tolist()
+    assert time.perf_counter() - begun < 15  # measured: 1.1 s
