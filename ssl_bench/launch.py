@@ -27,7 +27,7 @@ from ssl_bench.interrupt import Interrupted
 from ssl_bench.method import Method, Stage, Task
 from ssl_bench.models import check_arch
 from ssl_bench.placement import OutOfMemory, compile_networks, explained_memory, place
-from ssl_bench.pools import Pools, labels_are_given, make_pools, with_true_labels
+from ssl_bench.pools import Pools, check_lists, labels_are_given, labels_per_class, make_pools, with_true_labels
 from ssl_bench.recipe import Recipe
 from ssl_bench.recipe import resolve as resolve_recipe
 from ssl_bench.shares import accumulated, check_shares, described
@@ -109,9 +109,11 @@ def resolve(method: type[Method], argv: Sequence[str]) -> tuple[Args, Recipe]:
     recipe = resolve_recipe(method.Args, method.name, given.get("data", defaults.data), given.get("recipe", defaults.recipe))
     values = recipe.values | given
     data, root = values.get("data", defaults.data), values.get("root")
-    if "num_samples_per_class" not in given and "all_labeled" not in given and labels_are_given(data, root):
+    chosen = "num_samples_per_class" in given or "all_labeled" in given or values.get("labeled_list") is not None
+    if not chosen and labels_are_given(data, root):
         values["all_labeled"] = True
     args = dataclasses.replace(defaults, **values)
+    check_lists(args, "num_samples_per_class" in given)
     check_shares(args, 1)
     if args.lr_scheduler == "step" and args.lr_gamma < 0.01:
         raise FlagError(f"--lr-scheduler step multiplies the learning rate by --lr-gamma {args.lr_gamma:g} at each milestone: give --lr-gamma 0.1, or so")
@@ -147,14 +149,14 @@ def train(method: type[Method], args: Args, recipe: Recipe, device: torch.device
                 print(f"{stage.name}, {len(results) + 1} of {len(stages)}")
             result = _train_stage(stage, stage_pools, folder, device, weights, recipe, (run, args, method.name))
             if folder.writes:
-                result |= describe(stage.method, stage.args, recipe, stage_pools, device, len(data.broken), folder.environment())
+                result |= describe(stage.method, stage.args, recipe, stage_pools, device, len(data.broken), folder.begun())
             folder.finish(result)
         results.append(json.loads((folder.path / "result.json").read_text()))
         if len(stages) > 1:
             weights = record.read_all_weights(folder.checkpoints / "latest.pth")
     if len(stages) > 1:
         run.adopt(folder)
-        whole = describe(method, args, recipe, stage_pools, device, len(data.broken), run.environment()) if run.writes else {}
+        whole = describe(method, args, recipe, stage_pools, device, len(data.broken), run.begun()) if run.writes else {}
         minutes = {stage.name: result["minutes"] for stage, result in zip(stages, results, strict=True)}
         run.finish(results[-1] | whole | {"minutes": round(sum(minutes.values()), 3), "minutes_of_stages": minutes})
     print(_headline(results[-1]))
@@ -177,7 +179,10 @@ def _load(args: Args, saved: Path | None) -> tuple[DataSet, Pools]:
             data = with_cache(full, args.cache, args.cache_size, args.cache_dir, args.root)
     if not distributed.minimum_(torch.tensor(int(data is not full))):
         data = full  # all processes read the same pixels
-    pools = make_pools(data, args.num_samples_per_class, args.seed, all_labeled=args.all_labeled, saved=saved)
+    pools = make_pools(
+        data, args.num_samples_per_class, args.seed, all_labeled=args.all_labeled, labeled_list=args.labeled_list,
+        unlabeled_list=args.unlabeled_list, unlabeled_all=args.unlabeled_all, paths=full.train.paths, saved=saved,
+    )  # fmt: skip
     return data, pools
 
 
@@ -194,7 +199,7 @@ def _train_stage(
         instance.load_previous(*weights)
     begun = [(run, stage.args, stage.method.name)] if run is whole[0] else [whole, (run, stage.args, stage.method.name)]
     for folder, args, name in begun:  # only now: what cannot be built leaves no run in the tables
-        folder.create(name, args, recipe.name, recipe.hash)
+        folder.create(name, args, recipe.name, recipe.hash, labels_per_class(args, pools))
     with explained_memory(stage.args, device):
         return fit(instance, pools, stage.args, run, device)
 
@@ -225,17 +230,20 @@ def _test(method: type[Method], args: Args, device: torch.device) -> int:
 
 
 def describe(
-    method: type[Method], args: Args, recipe: Recipe, pools: Pools, device: torch.device, broken: int, environment: dict[str, Any]
+    method: type[Method], args: Args, recipe: Recipe, pools: Pools, device: torch.device, broken: int, begun: dict[str, Any]
 ) -> dict[str, Any]:
-    """What result.json says besides the evaluations: everything a table or a sceptic asks for."""
+    """What result.json says besides the evaluations: everything a table or a sceptic asks for.
+
+    begun: `RunFolder.begun`, since the lists the arguments name may have gone by now.
+    """
     weights = args.pretrained_backbone or ("none" if args.scratch else "imagenet")
     return dict(
         schema=1, method=method.name, data=args.data, num_classes=len(pools.classes),
-        labels_per_class="all" if args.all_labeled else args.num_samples_per_class,
+        labels_per_class=labels_per_class(args, pools),
         num_labeled=len(pools.labeled), num_unlabeled=len(pools.unlabeled), num_test=len(pools.test), num_broken=broken,
         seed=args.seed, arch=args.arch, pretrained=weights, recipe=recipe.name, recipe_hash=recipe.hash,
-        args=dataclasses.asdict(args), args_hash=record.args_hash(method.name, args), identity=list(record.identity(args)),
-        split_hash=pools.split_hash, commit=environment["commit"], packages=environment["packages"],
+        args=dataclasses.asdict(args), args_hash=begun["args_hash"], identity=begun["identity"], lists=begun.get("lists", {}),
+        split_hash=pools.split_hash, commit=begun["commit"], packages=begun["packages"],
         cached=pools.labeled.cached is not None, device=describe_device(device), processes=distributed.world_size(), finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )  # fmt: skip
 

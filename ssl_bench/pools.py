@@ -10,16 +10,22 @@ import numpy as np
 import torch
 
 from ssl_bench import distributed
+from ssl_bench.args import Args
 from ssl_bench.atomic import write_with
 from ssl_bench.datasets.image_folder import LABELLED
 from ssl_bench.datasets.images import DataSet, Images
 from ssl_bench.datasets.pixel_file import CachedRows
+from ssl_bench.flags import FlagError
 from ssl_bench.split import class_balanced_split, index_hash
+from ssl_bench.split_list import read_split_list, require_labels
 
 
 @dataclass(frozen=True)
 class Pools:
-    """labeled_ids/unlabeled_ids: positions in the data set's train part; further unlabelled images come after those."""
+    """labeled_ids/unlabeled_ids: positions in the data set's train part; further unlabelled images come after those.
+
+    Together they are that part, each image once, unless a list or --unlabeled-all said otherwise.
+    """
 
     labeled: Images
     unlabeled: Images
@@ -33,14 +39,27 @@ class Pools:
         return {"labeled": index_hash(self.labeled_ids), "unlabeled": index_hash(self.unlabeled_ids)}
 
 
-def make_pools(data: DataSet, n: int, seed: int, *, all_labeled: bool = False, saved: Path | None = None) -> Pools:
-    """Split `data` class-balanced, `n` images per class (all of them with all_labeled).
+def make_pools(
+    data: DataSet, n: int, seed: int, *, all_labeled: bool = False, labeled_list: str | None = None,
+    unlabeled_list: str | None = None, unlabeled_all: bool = False, paths: tuple[str, ...] | None = None, saved: Path | None = None,
+) -> Pools:  # fmt: skip
+    """Split `data` class-balanced, `n` images per class (all of them with all_labeled); or as files say, see `split_list`.
 
+    labeled_list: file that names the labelled images, `n` and `seed` then say nothing; unlabeled_list: the unlabelled ones,
+    default all others; unlabeled_all: the whole training part.  Further unlabelled images of the data set always come after.
+    paths: the files of the training part, by which lists may name images (default: those it is made of).
     saved: split.npz of the run: written when absent, else re-read, so that a resumed run keeps the split it began with.
-    Raises ValueError: too few images in a class, a saved split that is not of this data set.
+    Raises OSError: no such list; ValueError: too few images in a class, a list that does not fit the data set, a saved split
+    that is not of this data set.
     """
     targets = np.asarray(data.train.targets)
-    if all_labeled:
+    paths = data.train.paths if paths is None else paths
+    if labeled_list is not None:
+        listed = read_split_list(labeled_list, len(targets), paths, data.broken)
+        require_labels(listed, targets, data.classes)
+        labeled = listed.positions
+        unlabeled = np.setdiff1d(np.arange(len(targets)), labeled, assume_unique=True)
+    elif all_labeled:
         if targets.min() < 0:
             raise ValueError(f"{data.name}: --all-labeled, but image {targets.argmin()} of the training part has no label")
         labeled, unlabeled = np.arange(len(targets)), np.arange(0)
@@ -50,10 +69,15 @@ def make_pools(data: DataSet, n: int, seed: int, *, all_labeled: bool = False, s
         except ValueError as error:
             remedy = "; lower --num-samples-per-class" if "asked for" in str(error) else ""
             raise ValueError(f"{data.name}: {error}{remedy}") from None
+    if unlabeled_list is not None:
+        unlabeled = read_split_list(unlabeled_list, len(targets), paths, data.broken).positions
+    elif unlabeled_all:
+        unlabeled = np.arange(len(targets))
     if saved is not None:  # the first process writes, the others read
         if distributed.rank():
             distributed.barrier()
-        labeled, unlabeled = _reread_or_write(saved, labeled, unlabeled, len(targets))
+        partition = labeled_list is None and not unlabeled_all
+        labeled, unlabeled = _reread_or_write(saved, labeled, unlabeled, len(targets), partition)
         if not distributed.rank():
             distributed.barrier()
     rest = data.train.take(unlabeled)
@@ -63,14 +87,39 @@ def make_pools(data: DataSet, n: int, seed: int, *, all_labeled: bool = False, s
 
 
 def with_true_labels(pools: Pools) -> Pools:
-    """The oracle's pools: every training image that has a label is labelled."""
-    known = pools.unlabeled.take(np.flatnonzero(np.asarray(pools.unlabeled.targets) >= 0))
-    return replace(pools, labeled=concatenate(pools.labeled, known))
+    """The oracle's pools: every image of either pool that has a label is labelled, once."""
+    known = np.asarray(pools.unlabeled.targets) >= 0
+    known[: len(pools.unlabeled_ids)] &= ~np.isin(pools.unlabeled_ids, pools.labeled_ids)
+    return replace(pools, labeled=concatenate(pools.labeled, pools.unlabeled.take(np.flatnonzero(known))))
 
 
 def labels_are_given(data: str, root: str | None) -> bool:
     """Whether `root` is a user's folder with labelled/ and unlabelled/ parts, so that no split need be drawn."""
     return data == "ImageFolder" and root is not None and any((Path(root).expanduser() / name).is_dir() for name in LABELLED)
+
+
+def check_lists(args: Args, number_given: bool) -> None:
+    """FlagError: a list that is not there, and flags that say two different things of one pool.
+
+    number_given: --num-samples-per-class was on the command line; a recipe's gives way to a list.
+    """
+    if args.labeled_list is None and args.unlabeled_list is not None:
+        raise FlagError("--unlabeled-list needs --labeled-list: a drawn split could label its images")
+    if args.labeled_list is not None and (args.all_labeled or number_given):
+        other = "--all-labeled" if args.all_labeled else "--num-samples-per-class"
+        raise FlagError(f"{other} and --labeled-list both say which images are labelled: give one of them")
+    if args.unlabeled_list is not None and args.unlabeled_all:
+        raise FlagError("--unlabeled-all and --unlabeled-list both say which images are unlabelled: give one of them")
+    for option, file in (("--labeled-list", args.labeled_list), ("--unlabeled-list", args.unlabeled_list)):
+        if file is not None and not Path(file).expanduser().is_file():
+            raise FlagError(f"{option}: no file {file!r}")
+
+
+def labels_per_class(args: Args, pools: Pools) -> int | str:
+    """What a table calls the amount of labels: of a list the rounded mean, 13 and 128 for 1 % and 10 % of ImageNet."""
+    if args.labeled_list is not None:
+        return round(len(pools.labeled_ids) / len(pools.classes))
+    return "all" if args.all_labeled else args.num_samples_per_class
 
 
 def concatenate(a: Images, b: Images) -> Images:
@@ -86,18 +135,24 @@ def concatenate(a: Images, b: Images) -> Images:
     return Images(targets, torch.cat([part.pixels.expand(-1, channels, -1, -1) for part in (a, b)]))
 
 
-def _reread_or_write(path: Path, labeled: np.ndarray, unlabeled: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+def _reread_or_write(
+    path: Path, labeled: np.ndarray, unlabeled: np.ndarray, n: int, partition: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """partition: the two pools are the n images, each once; otherwise they may overlap and leave images out."""
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_with(path, lambda file: np.savez(file, labeled=labeled, unlabeled=unlabeled))
+        write_with(path, lambda file: np.savez(file, labeled=labeled, unlabeled=unlabeled, images=n))
         return labeled, unlabeled
     try:
         with np.load(path, allow_pickle=False) as file:
             old = file["labeled"], file["unlabeled"]
-    except (OSError, ValueError, KeyError, EOFError) as error:
+            size = int(file["images"]) if "images" in file else len(old[0]) + len(old[1])
+    except (OSError, ValueError, KeyError, EOFError, TypeError) as error:
         raise ValueError(f"{path} cannot be read ({error}); remove it to draw the split anew") from None
-    if len(np.union1d(*old)) != n or len(old[0]) + len(old[1]) != n:
-        raise ValueError(f"{path} splits {len(old[0]) + len(old[1])} images, the data set has {n}: another data set, or changed files")
-    if not np.array_equal(old[0], labeled):
+    union = np.union1d(*old)
+    inside = len(union) == n == len(old[0]) + len(old[1]) if partition else len(union) and 0 <= union[0] <= union[-1] < n
+    if size != n or not inside:
+        raise ValueError(f"{path} splits {size} images, the data set has {n}: another data set, or changed files")
+    if not all(np.array_equal(*pair) for pair in zip(old, (labeled, unlabeled), strict=True)):
         print(f"note: using the saved split {path}, which differs from the one drawn today", file=sys.stderr)
     return old

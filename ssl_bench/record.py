@@ -26,6 +26,7 @@ import torch
 from ssl_bench import distributed, flags
 from ssl_bench.args import Args
 from ssl_bench.atomic import write_bytes, write_json, write_with
+from ssl_bench.split_list import content_hash
 from ssl_bench.weights import read_tensors, read_weights
 
 KEPT_STATES = 2
@@ -42,11 +43,23 @@ def identity(args: Args) -> dict[str, Any]:
     values["accumulate"] = 1  # a step in parts is the same step; kept so that runs of 0.1.0 keep their names
     if args.lr_scheduler != "step":
         del values["milestones"]  # which nothing reads then
+    for name in ("labeled_list", "unlabeled_list", "unlabeled_all"):
+        if not values[name]:
+            del values[name]  # so that runs from before these flags keep their names
+    values |= lists(args)
+    if args.labeled_list is not None:
+        del values["num_samples_per_class"]
     if args.cuda_graphs:
         values["compile"] = True
     if args.cache != "none":
         values["cache_size"] = args.cache_size  # on disk or in memory, the pixels are the same
     return values
+
+
+def lists(args: Args) -> dict[str, str]:
+    """Flag -> sha256 of the file it names, for the lists that are given: what they say counts, not where they lie.  OSError."""
+    given = {name: getattr(args, name) for name in ("labeled_list", "unlabeled_list")}
+    return {name: content_hash(file) for name, file in given.items() if file is not None}
 
 
 def args_hash(method: str, args: Args) -> str:
@@ -56,8 +69,10 @@ def args_hash(method: str, args: Args) -> str:
 
 
 def run_path(method: str, args: Args) -> Path:
-    """Where this run lives."""
+    """Where this run lives; with a list of labelled images its file's stem stands for <n>x."""
     labels = "all" if args.all_labeled else f"{args.num_samples_per_class}x"
+    if args.labeled_list is not None:
+        labels = Path(args.labeled_list).stem.lstrip(".") or "list"  # a table passes hidden folders over
     data = args.data.replace(":", ".").replace("/", "-")
     return Path(args.log) / method / data / labels / f"{args.seed}-{args_hash(method, args)}"
 
@@ -112,7 +127,7 @@ class RunFolder:
     def has_state(self) -> bool:
         return distributed.agree(bool(self._states()))
 
-    def create(self, method: str, args: Args, recipe: str, recipe_hash: str) -> None:
+    def create(self, method: str, args: Args, recipe: str, recipe_hash: str, labels_per_class: int | str) -> None:
         """Make the folder and write args.json and environment.json."""
         if not self.writes:
             return
@@ -121,14 +136,15 @@ class RunFolder:
             unfinished.unlink()  # of a process that was killed while it wrote
         body = dict(
             method=method, args=dataclasses.asdict(args), args_hash=args_hash(method, args), identity=list(identity(args)),
-            recipe=recipe, recipe_hash=recipe_hash,
+            recipe=recipe, recipe_hash=recipe_hash, labels_per_class=labels_per_class, lists=lists(args),
         )
         write_json(self.path / "args.json", body)
         write_json(self.path / "environment.json", environment())
 
-    def environment(self) -> dict[str, Any]:
-        """What `create` recorded when this process began the run."""
-        return json.loads((self.path / "environment.json").read_text(encoding="utf-8"))
+    def begun(self) -> dict[str, Any]:
+        """What `create` recorded when the run began, or was continued last: args.json and environment.json in one."""
+        parts = (json.loads((self.path / name).read_text(encoding="utf-8")) for name in ("args.json", "environment.json"))
+        return {name: value for part in parts for name, value in part.items()}
 
     def finish(self, result: dict[str, Any]) -> None:
         """Write result.json: the run is done, on every process."""

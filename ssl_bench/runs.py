@@ -99,12 +99,18 @@ def _run_row(folder: str, record: object, started: Row, done: bool) -> Row:
     args, names = record.get("args"), record.get("identity")
     if not isinstance(args, dict) or not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError("no 'args', or no list 'identity' of those that make the run")
+    lists = record.get("lists", {})
+    if not isinstance(lists, dict):
+        raise ValueError("'lists' is no map of flags to hashes")
     identity = {name: args[name] for name in names if name in args and name != "seed"}
+    identity |= {name: f"sha256_{str(content)[:12]}" for name, content in lists.items()}  # where a list lay is no part of a run
     values = {name: args.get(name) for name in ("data", "arch", "seed")}
     values["labels_per_class"] = args.get("num_samples_per_class")
     values |= {name: record[name] for name in COLUMNS if name in record and name not in SCORES}
     if args.get("all_labeled") or values["labels_per_class"] is None:
         values["labels_per_class"] = 0
+    if "labeled_list" in lists:
+        identity["num_samples_per_class"] = values["labels_per_class"]  # beside drawn labels, as many, only the list differs
     values |= {"state": "incomplete", "variant": "", "identity": json.dumps(identity, sort_keys=True)}
     values |= {"folder": "/".join(os.path.abspath(folder).split(os.sep)[-4:]), "evaluations": None, "packages": None}
     if done:

@@ -32,6 +32,7 @@ class Trainer:
 
     def __init__(self, method: Method, args: Args, device: torch.device) -> None:
         self.method, self.args, self.device = method, args, device
+        self.args_hash = args_hash(method.name, args)  # once: it reads the files of --labeled-list, which may go while this trains
         self.step = 0
         self.optimizers = method.optimizers()
         self.gradient_mean = parallel.GradientMean(self.optimizers)
@@ -129,7 +130,7 @@ class Trainer:
         parallel.average_batch_norm(self.method)
         self.means.average()
         return dict(
-            args_hash=args_hash(self.method.name, self.args), split_hash=split_hash, step=self.step,
+            args_hash=self.args_hash, split_hash=split_hash, step=self.step,
             method=parallel.gathered(self.method.state_dict()), scaler=self.scaler.state_dict(),
             optimizers=[parallel.gathered(optimizer.state_dict()) for optimizer in self.optimizers],
             means=self.means.state_dict(), evaluations=self.evaluations, train_seconds=self.train_seconds, images_seen=self.images_seen,
@@ -138,7 +139,7 @@ class Trainer:
     def load_state_dict(self, state: dict[str, Any], split_hash: dict[str, str]) -> None:
         """ValueError when the state is another run's."""
         for what, theirs, ours in (
-            ("other arguments", state.get("args_hash"), args_hash(self.method.name, self.args)),
+            ("other arguments", state.get("args_hash"), self.args_hash),
             ("another split", state.get("split_hash"), split_hash),
         ):
             if theirs != ours:

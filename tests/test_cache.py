@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import itertools
 import multiprocessing
@@ -119,7 +120,7 @@ def test_pools_of_a_cached_set(data, root):
     assert len(with_true_labels(pools).labeled) == 12
     other = cached(data, root, 16)
     with pytest.raises(ValueError, match="one cache"):
-        with_true_labels(make_pools(kept, 2, 0).__class__(pools.labeled, other.train, *[None] * 4))
+        with_true_labels(dataclasses.replace(pools, unlabeled=other.train, unlabeled_ids=np.arange(len(other.train))))
 
 
 def test_further_unlabelled_images_lie_in_the_same_file(root):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
@@ -18,9 +19,10 @@ import torch
 from conftest import TINY, only_run, resolved
 from PIL import Image
 
-from ssl_bench import catalog, launch, record
+from ssl_bench import catalog, launch, record, trainer
 from ssl_bench.method import Stage
 from ssl_bench.record import read_jsonl
+from ssl_bench.runs import collect
 from ssl_bench.weights import read_tensors
 
 REPOSITORY = Path(__file__).parent.parent
@@ -102,6 +104,114 @@ def test_oracle_trains_on_everything(tmp_path, capsys):
     assert "labeled_dataset_size: 1297" in capsys.readouterr().out
     result = json.loads((only_run(tmp_path) / "result.json").read_text())
     assert (result["num_labeled"], result["num_unlabeled"]) == (1297, 1257)
+
+
+# Splits from files
+
+
+def write_lists(folder: Path, digits) -> dict[str, str]:
+    """Three digits of each class, and 200 positions, 30 of them among the former's."""
+    labelled = [int(k) for c in range(10) for k in np.flatnonzero(digits.train.targets == c)[5:8]]
+    files = {"labelled": labelled, "unlabelled": labelled + [k for k in range(230) if k not in labelled][:170]}
+    folder.mkdir(exist_ok=True)
+    for name, positions in files.items():
+        (folder / f"{name}.csv").write_text("Index\n" + "\n".join(map(str, positions)))
+    return {name: str(folder / f"{name}.csv") for name in files}
+
+
+def test_a_run_on_lists(tmp_path, digits, capsys):
+    lists = write_lists(tmp_path / "here", digits)
+    argv = ["--labeled-list", lists["labelled"], "--unlabeled-list", lists["unlabelled"], "--log", tmp_path / "log", "--threshold", 0]
+    assert run("fixmatch", *argv) == 0
+    folder = only_run(tmp_path / "log")
+    assert folder.relative_to(tmp_path / "log").parts[:3] == ("fixmatch", "Digits", "labelled")
+    result = json.loads((folder / "result.json").read_text())
+    assert (result["num_labeled"], result["num_unlabeled"], result["labels_per_class"]) == (30, 200, 3)
+    with np.load(folder / "split.npz") as split:
+        assert digits.train.targets[split["labeled"]].tolist() == [c for c in range(10) for _ in range(3)]
+
+    elsewhere = write_lists(tmp_path / "there", digits)  # the same bytes: the same run, which goes on from its last state
+    (folder / "result.json").unlink()
+    (folder / "checkpoints" / "state-00000006.pt").unlink()
+    metrics = read_jsonl(folder / "metrics.jsonl")
+    argv[1], argv[3] = elsewhere["labelled"], elsewhere["unlabelled"]
+    capsys.readouterr()
+    assert run("fixmatch", *argv) == 0
+    assert "after step 3 of 6" in capsys.readouterr().out and read_jsonl(folder / "metrics.jsonl") == metrics
+    assert run("fixmatch", *argv, "--phase", "test") == 0
+
+    with open(elsewhere["unlabelled"], "a", encoding="utf-8") as file:
+        file.write("\n1000")
+    assert run("fixmatch", *argv) == 0
+    assert len(list((tmp_path / "log").rglob("result.json"))) == 2
+
+
+def test_lists_may_go_while_a_run_trains(tmp_path, digits, monkeypatch):
+    labelled = write_lists(tmp_path / "here", digits)["labelled"]
+    evaluate = trainer.evaluate_method
+
+    def without_list(*args):
+        Path(labelled).unlink(missing_ok=True)
+        return evaluate(*args)
+
+    monkeypatch.setattr(trainer, "evaluate_method", without_list)
+    assert run("erm", "--labeled-list", labelled, "--log", tmp_path / "log") == 0
+    begun, result = (json.loads((only_run(tmp_path / "log") / f"{name}.json").read_text()) for name in ("args", "result"))
+    assert not Path(labelled).exists() and begun["args_hash"] == result["args_hash"]
+
+
+def test_a_table_joins_seeds_of_one_list_wherever_it_lay(tmp_path, digits):
+    lists = [write_lists(tmp_path / name, digits) for name in ("here", "there")]
+    for seed in (0, 1):
+        argv = ["--labeled-list", lists[seed]["labelled"], "--unlabeled-all", "--seed", seed, "--log", tmp_path / "log"]
+        assert run("erm", *argv) == 0
+    (unfinished, _) = sorted((tmp_path / "log").rglob("result.json"))
+    unfinished.unlink()
+    assert run("erm", "--num-samples-per-class", 3, "--log", tmp_path / "log", "--unlabeled-all") == 0
+    frame = collect([tmp_path / "log"])
+    assert frame["labels_per_class"].tolist() == [3, 3, 3] and sorted(frame["state"]) == ["done", "done", "incomplete"]
+    sha = hashlib.sha256(Path(lists[0]["labelled"]).read_bytes()).hexdigest()
+    assert sorted(frame["variant"]) == [f"labeled_list=sha256_{sha[:12]}"] * 2 + ["labeled_list=unset"]
+
+
+def test_the_oracle_counts_no_image_twice(tmp_path):
+    assert run("erm", "--oracle", "--unlabeled-all", "--log", tmp_path) == 0
+    result = json.loads((only_run(tmp_path) / "result.json").read_text())
+    assert (result["num_labeled"], result["num_unlabeled"]) == (1297, 1297)
+
+
+def test_a_list_names_the_labelled_images_of_a_labelled_folder_too(folder_of_images, tmp_path):
+    (tmp_path / "two.txt").write_text("cats/1.png\ndogs/0.png\n")
+    assert own(folder_of_images, tmp_path / "log", "--labeled-list", str(tmp_path / "two.txt")) == 0
+    result = json.loads((only_run(tmp_path / "log") / "result.json").read_text())
+    assert (result["num_labeled"], result["num_unlabeled"], result["labels_per_class"]) == (2, 8, 1)
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "words"),
+    [
+        (["--labeled-list", "gone.csv"], 2, ["--labeled-list", "gone.csv"]),
+        (["--labeled-list", "5.txt", "--unlabeled-list", "gone.csv"], 2, ["--unlabeled-list", "gone.csv"]),
+        (["--unlabeled-list", "5.txt"], 2, ["--unlabeled-list needs --labeled-list"]),
+        (["--labeled-list", "5.txt", "--all-labeled"], 2, ["--all-labeled and --labeled-list"]),
+        (["--labeled-list", "5.txt", "--num-samples-per-class", "4"], 2, ["--num-samples-per-class and --labeled-list"]),
+        (["--labeled-list", "5.txt", "--unlabeled-list", "5.txt", "--unlabeled-all"], 2, ["--unlabeled-all and --unlabeled-list"]),
+        (["--labeled-list", "5.txt"], 1, ["5.txt names no image of class"]),
+        (["--labeled-list", "name.txt"], 1, ["name.txt line 1", "list positions"]),
+    ],
+)
+def test_a_wrong_list_is_one_clear_line_and_leaves_nothing(tmp_path, capsys, argv, code, words):
+    (tmp_path / "5.txt").write_text("5\n")
+    (tmp_path / "name.txt").write_text("a.png\n")
+    assert launch.run_command(catalog.load_method("fixmatch"), argv) == code
+    one_line(capsys, "fixmatch: error:", *words)
+    assert not list(tmp_path.rglob("args.json"))
+
+
+def test_runs_without_lists_keep_their_names():
+    """Of 0.1.0, as it computed it."""
+    assert record.args_hash("erm", resolved("erm", "--recipe", "none")) == "21782f0b3217"
+    assert not {"labeled_list", "unlabeled_list", "unlabeled_all"} & {*record.identity(resolved("fixmatch"))}
 
 
 # Cut short

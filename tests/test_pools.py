@@ -66,6 +66,77 @@ def test_all_labeled_leaves_only_the_further_images():
     assert (len(pools.labeled), len(pools.unlabeled)) == (20, 5)
 
 
+def listing(folder, *positions: int, name: str = "list.csv") -> str:
+    (folder / name).write_text("\n".join(["Index", *map(str, positions)]))
+    return str(folder / name)
+
+
+def levels(images: Images) -> list[int]:
+    return images.pixels[:, 0, 0, 0].tolist()
+
+
+def test_a_list_says_which_images_are_labelled_and_all_others_are_not(tmp_path):
+    """Whatever the seed, and so on every process: the published code drew another split on each."""
+    for seed in (0, 1):
+        pools = make_pools(data(images(3, 100, labels=False)), 4, seed, labeled_list=listing(tmp_path, 7, 2, 11))
+        assert levels(pools.labeled) == pools.labeled_ids.tolist() == [7, 2, 11]
+        assert levels(pools.unlabeled) == [*sorted({*range(20)} - {7, 2, 11}), 100, 101, 102]
+        assert levels(with_true_labels(pools).labeled) == [7, 2, 11, *sorted({*range(20)} - {7, 2, 11})]
+
+
+def test_unlabelled_images_may_be_listed_and_overlap_the_labelled(tmp_path):
+    lists = dict(labeled_list=listing(tmp_path, 7, 2), unlabeled_list=listing(tmp_path, 9, 7, 0, name="rest.csv"))
+    pools = make_pools(data(images(3, 100)), 4, 0, **lists)
+    assert levels(pools.unlabeled) == [9, 7, 0, 100, 101, 102]
+    assert levels(with_true_labels(pools).labeled) == [7, 2, 9, 0, 100, 101, 102]
+
+
+def test_all_images_may_be_unlabelled_ones_and_the_oracle_counts_each_once(tmp_path):
+    drawn = make_pools(data(images(3, 100, labels=False)), 3, 1, unlabeled_all=True)
+    assert drawn.labeled_ids.tolist() == make_pools(data(), 3, 1).labeled_ids.tolist()
+    listed = make_pools(data(images(3, 100, labels=False)), 3, 1, unlabeled_all=True, labeled_list=listing(tmp_path, 7, 2))
+    whole = make_pools(data(images(3, 100, labels=False)), 3, 1, unlabeled_all=True, all_labeled=True)
+    for pools in (drawn, listed, whole):
+        assert levels(pools.unlabeled) == [*range(20), 100, 101, 102]
+        assert sorted(levels(with_true_labels(pools).labeled)) == [*range(20)]
+
+
+def test_a_list_of_names_is_looked_up_in_the_files_behind_a_cache(tmp_path):
+    (tmp_path / "names.txt").write_text("img_7.png\nimg_2.png,3,1\n")
+    files = tuple(f"/d/img_{k}.png" for k in range(20))
+    assert make_pools(data(), 3, 1, labeled_list=str(tmp_path / "names.txt"), paths=files).labeled_ids.tolist() == [7, 2]
+    with pytest.raises(ValueError, match="list positions"):
+        make_pools(data(), 3, 1, labeled_list=str(tmp_path / "names.txt"))
+
+
+def test_a_list_without_an_image_of_a_class_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="list.csv names no image of class b"):
+        make_pools(data(), 3, 1, labeled_list=listing(tmp_path, 2, 4))
+
+
+def test_a_saved_split_may_leave_images_out_and_overlap_where_lists_do(tmp_path, capsys):
+    saved = tmp_path / "split.npz"
+    lists = dict(labeled_list=listing(tmp_path, 7, 2), unlabeled_list=listing(tmp_path, 9, 7, name="rest.csv"))
+    first = make_pools(data(), 4, 0, saved=saved, **lists)
+    again = make_pools(data(), 4, 0, saved=saved, **lists)
+    assert first.split_hash == again.split_hash and again.unlabeled_ids.tolist() == [9, 7]
+    assert not capsys.readouterr().err
+    listing(tmp_path, 9, 8, name="rest.csv")
+    assert make_pools(data(), 4, 0, saved=saved, **lists).unlabeled_ids.tolist() == [9, 7]
+    assert "using the saved split" in capsys.readouterr().err
+    for kind in (DataSet("toy", ("a", "b"), images(18), images(4)), DataSet("toy", ("a", "b"), images(22), images(4))):
+        with pytest.raises(ValueError, match="splits 20 images, the data set has"):
+            make_pools(kind, 4, 0, saved=saved, **lists)
+    with pytest.raises(ValueError, match="another data set, or changed files"):
+        make_pools(data(), 4, 0, saved=saved)  # a drawn split leaves nothing out
+
+
+def test_a_split_saved_by_0_1_is_read(tmp_path):
+    labeled, unlabeled = class_balanced_split(np.arange(20) % 2, 3, 1)
+    np.savez(tmp_path / "split.npz", labeled=labeled, unlabeled=unlabeled)
+    assert make_pools(data(), 3, 2, saved=tmp_path / "split.npz").labeled_ids.tolist() == labeled.tolist()
+
+
 def test_too_few_images_names_data_set_class_and_flag():
     with pytest.raises(ValueError, match="toy: class 0 has 10 images, 11 per class were asked for; lower --num-samples-per-class"):
         make_pools(data(), 11, seed=0)

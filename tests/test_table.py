@@ -234,7 +234,7 @@ def test_a_csv_that_is_no_runs_csv_is_refused_in_one_line(damage, tmp_path, caps
         {"schema": 2}, {"evaluations": []}, {"evaluations": [1]}, {"evaluations": None}, {"evaluations": [{}]},
         {"evaluations": [{"top1": "99"}]}, {"evaluations": [{"top1": math.nan}]}, {"evaluations": [{"top1": 101}]},
         {"evaluations": [{"top1": True}]}, {"seed": "0"}, {"method": None}, {"labels_per_class": 4.5}, {"args": []},
-        {"identity": [["lr"]]}, {"args_hash": "of another"}, {"minutes": "long"},
+        {"identity": [["lr"]]}, {"args_hash": "of another"}, {"minutes": "long"}, {"lists": ["a"]},
     ],
 )  # fmt: skip
 def test_broken_results_are_named_and_counted_as_incomplete(content, tmp_path, capsys):
