@@ -89,10 +89,10 @@ def blend(x: Tensor, x_partner: Tensor, weight: Tensor, cut: Tensor, centre: Ten
     weight = weight.to(torch.float32 if x.device.type == "mps" else torch.float64)
     inside = []
     for size, middle in zip(x.shape[2:], centre.unbind(1), strict=True):
-        half = (size * (1 - weight).sqrt()).floor().long() // 2
-        middle = (middle * size).floor().long()
+        side = (size * (1 - weight).sqrt()).floor().long()
+        first = (middle * size).floor().long() - side // 2
         place = torch.arange(size, device=x.device)
-        inside.append((place >= (middle - half)[:, None]) & (place < (middle + half)[:, None]))  # (n, size)
+        inside.append((place >= first[:, None]) & (place < (first + side)[:, None]))  # (n, size)
     box = inside[0][:, :, None] & inside[1][:, None]  # (n, H, W)
     own = torch.where(cut[:, None, None], 1 - box.to(x.dtype), weight.to(x.dtype)[:, None, None])
     share = torch.where(cut, 1 - inside[0].sum(1) * inside[1].sum(1) / (x.shape[2] * x.shape[3]), weight)

@@ -30,6 +30,9 @@ class PipelineArgs(TransformerArgs):
     finetune_epochs: int = flag(100, "epochs of fine-tuning", group="stages", ge=1)
     finetune_iters_per_epoch: int = flag(25, "steps of such an epoch", group="stages", ge=1)
     finetune_batch_size: int = flag(512, "labelled images a step of fine-tuning, over all processes", group="stages", ge=1)
+    finetune_batch_per_device: int = flag(
+        0, "--batch-per-device of fine-tuning, which has no unlabelled images beside", group="stages", ge=0, identity=False
+    )
     finetune_lr: float = flag(1e-4, "learning rate of fine-tuning", group="stages", gt=0)
     finetune_lr_warmup_epochs: float = flag(5.0, "linear warm-up of fine-tuning, epochs", group="stages", ge=0)
     finetune_wd: float = flag(0.05, "weight decay of fine-tuning", group="stages", ge=0)

@@ -20,6 +20,7 @@ class Progress:
             total=total_steps, initial=start, desc=title, unit="step", dynamic_ncols=True, leave=False,
             disable=not sys.stderr.isatty() or distributed.rank() > 0,
         )  # fmt: skip
+        self.said: set[str] = set()
         self.writer = _event_writer(events, start) if events else None
 
     def advance(self) -> None:
@@ -41,8 +42,11 @@ class Progress:
         tqdm.write(line) if not self.bar.disable else print(line, flush=True)
         self._event({f"test/{name}": value for name, value in values.items()}, step)
 
-    def warning(self, text: str) -> None:
-        """One line on stderr."""
+    def warning(self, text: str, once: str) -> None:
+        """One line on stderr; of several about the same thing, `once`, only the first."""
+        if once in self.said:
+            return
+        self.said.add(once)
         tqdm.write(text, file=sys.stderr) if not self.bar.disable else print(text, file=sys.stderr, flush=True)
 
     def _event(self, values: Mapping[str, float], step: int) -> None:

@@ -275,7 +275,7 @@ def _evaluate_and_record(
     trainer.evaluations.append({"epoch": epoch, "step": trainer.step, **row})
     run.append_metrics({"step": trainer.step, "epoch": epoch, "kind": "test", **row})
     for text in trainer.method.warnings(means, trainer.evaluations):
-        progress.warning(f"{trainer.method.name}: warning: epoch {epoch}: {text}")
+        progress.warning(f"{trainer.method.name}: warning: epoch {epoch}: {text}", once=" ".join(text.split()[:4]))
         run.append_metrics({"step": trainer.step, "epoch": epoch, "kind": "warning", "text": text})
     weights = parallel.gathered(trainer.method.evaluated().state_dict())
     run.save_weights("latest", weights)
