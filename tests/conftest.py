@@ -35,6 +35,8 @@ LIVE = {
     "debiasmatch": ["--threshold", "0", "--momentum", "0.5"],
     "dst": ["--threshold", "0", "--width", "16", "--head-dropout", "0"],
     "self_tuning": ["--K", "4", "--projection-dim", "8", "--m", "0.9", "--T", "0.5"],
+    # SGD: AdamW divides gradients of rounding size by their own size, and does so on a CPU by waiting for each step's number.
+    "mae": [*BN_FREE, *"--optimizer sgd --mu 1 --decoder-dim 16 --decoder-depth 1 --decoder-heads 2".split()],
     "noisy_student": ["--generations", "1", "--teacher-epochs", "1"],
 }
 
