@@ -26,6 +26,17 @@ def method_names() -> list[str]:
     return list(method_summaries())
 
 
+def pretraining_names() -> list[str]:
+    """Those that make initial weights for the others (`Method.pretrains`), read without importing them; sorted."""
+    folder = resources.files("ssl_bench.methods")
+    return [name for name in method_names() if _says_it_pretrains(folder.joinpath(f"{name}.py").read_text(encoding="utf-8"))]
+
+
+def _says_it_pretrains(script: str) -> bool:
+    statements = [line for node in ast.parse(script).body if isinstance(node, ast.ClassDef) for line in node.body]
+    return any(ast.unparse(line) == "pretrains = True" for line in statements if isinstance(line, ast.Assign))
+
+
 def load_method(name: str) -> type[Method]:
     """The Method that the script ``methods/<name>.py`` defines."""
     module = importlib.import_module(f"ssl_bench.methods.{name}")

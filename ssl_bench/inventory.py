@@ -14,7 +14,7 @@ from importlib import resources
 from typing import Any
 
 from ssl_bench import zoo
-from ssl_bench.catalog import method_names, method_summaries
+from ssl_bench.catalog import method_names, method_summaries, pretraining_names
 from ssl_bench.flags import nearest
 
 WIDTH = 100  # columns; a row whose last cell does not fit goes on under that cell
@@ -79,8 +79,9 @@ def overview() -> str:
 
 
 def methods() -> str:
-    """Name and idea."""
-    return columns([*method_summaries().items()])
+    """Name and idea, and which make initial weights for the others."""
+    marks = dict.fromkeys(pretraining_names(), " (pre-training)")
+    return columns([(name, idea + marks.get(name, "")) for name, idea in method_summaries().items()])
 
 
 def datasets() -> str:

@@ -100,6 +100,7 @@ class Method(nn.Module):
     Args: ClassVar[type[Args]] = Args
     labeled_views: Sequence[str | None] = ("weak", "strong")
     unlabeled_views: ClassVar[Sequence[str]] = ()
+    pretrains: ClassVar[bool] = False  # makes weights for other methods to begin with, and is not ranked with them
 
     def __init__(self, args: Args, task: Task) -> None:
         super().__init__()

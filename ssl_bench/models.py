@@ -284,4 +284,4 @@ def layer_groups(part: nn.Module, layer_decay: float, wd: float) -> list[dict[st
         return param_groups_layer_decay(part, weight_decay=wd, no_weight_decay_list=spared, layer_decay=layer_decay)
     if layer_decay != 1 and any(True for _ in part.children()) and isinstance(part, wide_resnet.WideResNet):
         raise ValueError("--layer-decay: a WRN does not say what its layers are; use 1, or a network of timm")
-    return param_groups_weight_decay(part, wd, spared)
+    return param_groups_weight_decay(part, wd, no_weight_decay_list=spared)

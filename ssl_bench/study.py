@@ -26,7 +26,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ssl_bench import distributed, flags, launch, record, table
-from ssl_bench.catalog import load_method, method_names
+from ssl_bench.catalog import load_method, method_names, pretraining_names
 from ssl_bench.interrupt import Interrupted, handling
 
 KINDS = {str: "a name", dict: "a map of flags", int: "a whole number"}
@@ -35,7 +35,7 @@ KEYS = ("methods", "settings", "num_samples_per_class", "seeds")
 
 @dataclass(frozen=True)
 class Study:
-    """methods: names, each perhaps with flags of its own ("erm --oracle"), or "all"; settings: one dict of flags a column; num_samples_per_class, seeds: whole numbers; None: as the method has it (4, or
+    """methods: names, each perhaps with flags of its own ("erm --oracle"), or "all" that are compared (pre-training is not); settings: one dict of flags a column; num_samples_per_class, seeds: whole numbers; None: as the method has it (4, or
     all of a labelled/ folder)."""
 
     name: str
@@ -107,7 +107,7 @@ def _expanded(methods: Sequence[str]) -> Iterator[list[str]]:
     for entry in methods:
         name, *own = shlex.split(entry) or [""]
         if name == "all":
-            yield from ([each, *own] for each in method_names())
+            yield from ([each, *own] for each in method_names() if each not in pretraining_names())
         elif name in method_names():
             yield [name, *own]
         else:

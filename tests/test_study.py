@@ -53,13 +53,14 @@ def test_a_study_trains_continues_and_ends_in_a_table(small, capsys):
 def test_all_methods_and_a_method_with_flags_of_its_own(capsys):
     assert study.main(["--methods", "all", "erm --oracle", "--seeds", "0", "--dry-run"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert {line[1] for line in lines} == set(catalog.method_names())
+    compared = set(catalog.method_names()) - set(catalog.pretraining_names())
+    assert {line[1] for line in lines} == compared
     for line in lines:
         if line[1] == "noisy_student":  # a teacher alone would be erm under another name
             method = catalog.load_method("noisy_student")
             assert len(method.stages(launch.resolve(method, line[2:])[0])) == 3
     oracle = [line for line in lines if "--oracle" in line]
-    assert [line[1] for line in oracle] == ["erm"] * 2 and len(lines) == 2 * (len(catalog.method_names()) + 1)
+    assert [line[1] for line in oracle] == ["erm"] * 2 and len(lines) == 2 * (len(compared) + 1)
 
 
 @pytest.mark.parametrize("entry,message", [("fixmach", "did you mean fixmatch"), ("", "unknown method ''"), ("erm --orakel", "unknown flag '--orakel'")])
