@@ -274,14 +274,22 @@ def parameter_groups(model: Classifier, finetune: bool, layer_decay: float | Non
 def layer_groups(part: nn.Module, layer_decay: float, wd: float) -> list[dict[str, Any]]:
     """The groups of timm: ``lr_scale`` is layer_decay^(layers above), ``weight_decay`` 0 for vectors and what the network names.
 
-    Of a ViT of depth d the embeddings get layer_decay^(d + 1), block i (from 0) layer_decay^(d - i), the last norms 1; a head is a
-    part of its own, at 1.  ValueError: the network does not know its layers and layer_decay is not 1.
+    The classifier counts as the layer above a backbone: of a ViT of depth d the embeddings get layer_decay^(d + 1), block i (from
+    0) layer_decay^(d - i), a last norm behind the pooling 1 and one before it as the last block.
+    ValueError: the network does not know its layers, and layer_decay is not 1.
     """
     from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 
     spared = part.no_weight_decay() if hasattr(part, "no_weight_decay") else ()
-    if hasattr(part, "group_matcher"):
-        return param_groups_layer_decay(part, weight_decay=wd, no_weight_decay_list=spared, layer_decay=layer_decay)
-    if layer_decay != 1 and any(True for _ in part.children()) and isinstance(part, wide_resnet.WideResNet):
-        raise ValueError("--layer-decay: a WRN does not say what its layers are; use 1, or a network of timm")
-    return param_groups_weight_decay(part, wd, no_weight_decay_list=spared)
+    if not hasattr(part, "group_matcher"):
+        if layer_decay != 1 and isinstance(part, wide_resnet.WideResNet):
+            raise ValueError("--layer-decay: a WRN does not say what its layers are; use 1, or a network of timm")
+        return param_groups_weight_decay(part, wd, no_weight_decay_list=spared)
+    whole, above = nn.Module(), nn.Parameter(torch.empty(0))  # the backbone, and a classifier's place
+    whole.group_matcher = part.group_matcher
+    for name, child in part.named_children():
+        whole.add_module(name, child)
+    for name, value in [*part.named_parameters(recurse=False), ("classifier_above", above)]:
+        whole.register_parameter(name, value)
+    groups = param_groups_layer_decay(whole, weight_decay=wd, no_weight_decay_list=spared, layer_decay=layer_decay)
+    return [group | {"params": [value for value in group["params"] if value is not above]} for group in groups]

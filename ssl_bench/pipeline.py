@@ -80,7 +80,7 @@ def pipeline(args: PipelineArgs) -> list[Stage]:
         if name == "pretrain":
             mae = load_method("mae")
             values = recipe.resolve(mae.Args, "mae", args.data, "default").values
-            own = same_setting(own, replace(mae.Args(), **values, epochs=args.pretrain_epochs))
+            own = same_setting(own, replace(mae.Args(), **values | {"epochs": args.pretrain_epochs}))
             made.append(Stage(name, own, method=mae))
         else:
             made.append(Stage(name, for_finetuning(own) if name == "finetune" else own, previous=previous))
