@@ -22,7 +22,7 @@ from ssl_bench.monitors import pseudo_label_health
 from ssl_bench.nets.stochastic_depth import drop_path
 from ssl_bench.pipeline import PipelineArgs, pipeline
 from ssl_bench.pretrained import lay_over
-from ssl_bench.streams import MIX, generator_of
+from ssl_bench.streams import MIX, random_of
 from ssl_bench.transformer_args import draw_mix
 
 
@@ -31,7 +31,6 @@ class Args(PipelineArgs):
     batch_size: int = 128
     mu: int = 5
     lr: float = 5e-4
-    epochs: int = 100
     weak_color_jitter: float = 0.4
     log: str = "semi_vit"
     trade_off_self_training: float = flag(5.0, "weight of the pseudo-label loss", names=("--lambda-u",), ge=0)
@@ -85,7 +84,7 @@ class SemiViT(Method):
     @torch.no_grad()
     def before_step(self, batch: Batch, loop: Loop) -> tuple[MixedBatch, dict[str, Tensor]]:
         args, classes, n = self.args, self.task.num_classes, world_size() * len(batch.y_l)
-        draws = generator_of(args.seed, MIX, loop.step)
+        draws = random_of(args.seed, MIX, loop.step)
         mix = draw_mix("none" if args.disable_x_mixup else "mixup", n, args, draws)
         x_l, q_l = mix_batch(batch.x_l[0], batch.y_l, mix, classes, args.label_smoothing)     # (B, 3, S, S), (B, C)
         if not self.unlabeled_views or loop.epoch < args.burnin_epochs:
@@ -99,8 +98,7 @@ class SemiViT(Method):
         x_u_strong, q_u = mix_batch(x_u_strong, pseudo, mix, classes, args.pseudo_smoothing, confidence)
         mask = (surest(confidence, mix) >= args.threshold).float()                            # (mu B,)
         logged = pseudo_label_health(confidence >= args.threshold, mask, pseudo, batch.y_u_hidden, classes)
-        q_u = mask[:, None] * q_u                                                             # (mu B, C)
-        return MixedBatch((x_l,), batch.y_l, (x_u_strong,), batch.idx_u, batch.y_u_hidden, q_l, q_u), logged
+        return MixedBatch((x_l,), batch.y_l, (x_u_strong,), batch.idx_u, batch.y_u_hidden, q_l, mask[:, None] * q_u), logged
 
     def train_step(self, batch: MixedBatch, loop: Loop) -> dict[str, Tensor]:
         y = self.forwards(*batch.x_l, *batch.x_u)

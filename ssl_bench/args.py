@@ -125,9 +125,9 @@ class Args:
     dry_run: bool = flag(False, "print the resolved arguments as JSON and stop", group="run", identity=False)
 
     @property
-    def network_kwargs(self) -> tuple[str, ...]:
-        """--model-kwargs, and what other flags say of the network."""
-        return self.model_kwargs
+    def more_model_kwargs(self) -> tuple[str, ...]:
+        """What other flags than --model-kwargs say of the network, in its form."""
+        return ()
 
 
 def same_setting(args: Args, onto: Args) -> Args:

@@ -127,7 +127,7 @@ class Method(nn.Module):
         args = self.args
         model = models.build_classifier(
             args.arch, self.task.num_classes, args.image_size, bottleneck_dim=args.bottleneck_dim, pool=args.pool,
-            model_kwargs=args.network_kwargs, pretrained=self.task.pretrained and not args.scratch and not args.pretrained_backbone,
+            model_kwargs=(*args.model_kwargs, *args.more_model_kwargs), pretrained=self.task.pretrained and not args.scratch and not args.pretrained_backbone,
             pretrained_backbone=args.pretrained_backbone, grad_checkpointing=args.grad_checkpointing,
         )
         if isinstance(args, TransformerArgs):

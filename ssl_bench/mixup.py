@@ -31,7 +31,7 @@ class Mix:
 
 
 def draw_mixup(
-    n: int, *, mixup: float, cutmix: float, generator: torch.Generator, mode: str = "batch", prob: float = 1.0, switch_prob: float = 0.5
+    n: int, *, mixup: float, cutmix: float, random: np.random.Generator, mode: str = "batch", prob: float = 1.0, switch_prob: float = 0.5
 ) -> Mix:  # fmt: skip
     """Image i is mixed with image n - 1 - i, with a share from Beta(mixup, mixup), or Beta(cutmix, cutmix) for CutMix.
 
@@ -47,7 +47,6 @@ def draw_mixup(
     if mode not in ("batch", "pair", "elem"):
         raise ValueError(f"mode must be batch, pair or elem, got {mode!r}")
     size = {"batch": 1, "pair": n // 2, "elem": n}[mode]
-    random = np.random.Generator(np.random.PCG64(int(torch.randint(2**62, (1,), generator=generator))))  # torch draws no Beta
     cut = random.random(size) < cut_probability(mixup, cutmix, switch_prob)
     alpha = np.where(cut, cutmix or 1.0, mixup or 1.0)
     weight = np.where(random.random(size) < prob, random.beta(alpha, alpha), 1.0)
@@ -58,13 +57,13 @@ def draw_mixup(
     return Mix(torch.arange(n - 1, -1, -1), cut, centre, weight)
 
 
-def draw_pseudo_mixup(n: int, *, mixup: float, cutmix: float, generator: torch.Generator, switch_prob: float = 0.5) -> Mix:
+def draw_pseudo_mixup(n: int, *, mixup: float, cutmix: float, random: np.random.Generator, switch_prob: float = 0.5) -> Mix:
     """A partner for each image by one random permutation, and for each its own coin between mixup and CutMix and its own box.
 
     mixup, cutmix: above 0 or not, as switches.  Source: Semi-ViT (arXiv:2208.05688) section 3.3; its code.
     """
-    coins = torch.rand(n, 3, generator=generator, dtype=torch.float64)
-    return Mix(torch.randperm(n, generator=generator), coins[:, 0] < cut_probability(mixup, cutmix, switch_prob), coins[:, 1:], None)
+    cut = random.random(n) < cut_probability(mixup, cutmix, switch_prob)
+    return Mix(*(torch.from_numpy(part) for part in (random.permutation(n), cut, random.random((n, 2)))), None)
 
 
 def cut_probability(mixup: float, cutmix: float, switch_prob: float) -> float:

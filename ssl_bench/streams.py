@@ -35,6 +35,11 @@ def generator_of(*key: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed_of(*key))
 
 
+def random_of(*key: int) -> np.random.Generator:
+    """NumPy's generator for the random stream named by `key`."""
+    return np.random.Generator(np.random.PCG64(seed_of(*key)))
+
+
 class EndlessOrder:
     """Permutation after permutation of range(n); a batch may span two, so n may be smaller than a batch."""
 
@@ -54,7 +59,7 @@ class EndlessOrder:
     def _permutation(self, r: int) -> np.ndarray:
         if r in self._cached:
             return self._cached[r]
-        return np.random.Generator(np.random.PCG64(seed_of(*self.key, r))).permutation(self.n)
+        return random_of(*self.key, r).permutation(self.n)
 
 
 @dataclass(frozen=True)

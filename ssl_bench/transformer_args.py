@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
+import numpy as np
 
 from ssl_bench.args import Args
 from ssl_bench.flags import flag
@@ -23,6 +23,7 @@ class TransformerArgs(Args):
     min_lr: float = 1e-6
     layer_decay: float | None = 0.75
     wd: float = 0.05
+    epochs: int = 100
     auto_augment: str = "rand-m9-mstd0.5-inc1"
     erasing: float = 0.25
     drop_path: float = flag(0.0, "stochastic depth: probability at the last block, falling to 0 at the first", ge=0, lt=1)
@@ -38,18 +39,17 @@ class TransformerArgs(Args):
     disable_x_mixup: bool = flag(False, "labelled images are not mixed")
 
     @property
-    def network_kwargs(self) -> tuple[str, ...]:
-        return (*self.model_kwargs, f"drop_path_rate={self.drop_path}") if self.drop_path else self.model_kwargs
+    def more_model_kwargs(self) -> tuple[str, ...]:
+        return (f"drop_path_rate={self.drop_path}",) if self.drop_path else ()
 
 
-def draw_mix(kind: str, n: int, args: TransformerArgs, generator: torch.Generator) -> Mix | None:
+def draw_mix(kind: str, n: int, args: TransformerArgs, random: np.random.Generator) -> Mix | None:
     """How the n images of the batch of all processes are mixed.  kind: "none" (as without both --mixup and --cutmix) -> None,
     "mixup", or "prob" for Semi-ViT's probabilistic pseudo mixup, of which the alphas are switches only."""
     if kind == "none" or not (args.mixup or args.cutmix):
         return None
     if kind == "prob":
-        return draw_pseudo_mixup(n, mixup=args.mixup, cutmix=args.cutmix, switch_prob=args.switch_prob, generator=generator)
+        return draw_pseudo_mixup(n, mixup=args.mixup, cutmix=args.cutmix, switch_prob=args.switch_prob, random=random)
     return draw_mixup(
-        n, mixup=args.mixup, cutmix=args.cutmix, mode=args.mixup_mode, prob=args.mixup_prob, switch_prob=args.switch_prob,
-        generator=generator,
+        n, mixup=args.mixup, cutmix=args.cutmix, mode=args.mixup_mode, prob=args.mixup_prob, switch_prob=args.switch_prob, random=random,
     )  # fmt: skip

@@ -13,7 +13,11 @@ from ssl_bench.losses import soft_cross_entropy
 from ssl_bench.mixup import Mix, blend, draw_mixup, draw_pseudo_mixup, mix_batch, smoothed, surest
 
 
-def generator(seed: int = 0) -> torch.Generator:
+def generator(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def of_torch(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
@@ -81,7 +85,7 @@ def test_probabilistic_pseudo_mixup_equals_the_loop_over_images(seed, n, size, a
     random = np.random.default_rng(seed)
     x, label = random.normal(size=(n, 3, *size)), random.integers(0, 6, n)
     confidence = random.uniform(1 / 6, 1, n)
-    mix = draw_pseudo_mixup(n, mixup=alphas[0], cutmix=alphas[1], generator=generator(seed % 1000))
+    mix = draw_pseudo_mixup(n, mixup=alphas[0], cutmix=alphas[1], random=generator(seed % 1000))
     images, targets, sure = looped(x, label, confidence, mix, 6, 0.1)
     got_x, got_q = mix_batch(torch.from_numpy(x), torch.from_numpy(label), mix, 6, 0.1, torch.from_numpy(confidence))
     np.testing.assert_allclose(got_x.numpy(), images, atol=1e-12)
@@ -92,21 +96,21 @@ def test_probabilistic_pseudo_mixup_equals_the_loop_over_images(seed, n, size, a
 
 @pytest.mark.parametrize("alphas,share", [((0.8, 1.0), 0.3), ((0.8, 0.0), 0.0), ((0.0, 1.0), 1.0)])
 def test_the_alphas_are_switches_and_the_coin_is_per_image(alphas, share):
-    mix = draw_pseudo_mixup(4000, mixup=alphas[0], cutmix=alphas[1], switch_prob=0.3, generator=generator())
+    mix = draw_pseudo_mixup(4000, mixup=alphas[0], cutmix=alphas[1], switch_prob=0.3, random=generator())
     assert mix.cut.double().mean().item() == pytest.approx(share, abs=0.03)
     assert sorted(mix.partner.tolist()) == [*range(4000)] and mix.partner.tolist() != [*range(4000)]
 
 
 def test_pass_rate_of_pairs_is_one_minus_both_failing():
-    confidence = torch.rand(40_000, generator=generator(1))
+    confidence = torch.rand(40_000, generator=of_torch(1))
     rate = (confidence >= 0.39).double().mean().item()
-    mix = draw_pseudo_mixup(40_000, mixup=1, cutmix=1, generator=generator(2))
+    mix = draw_pseudo_mixup(40_000, mixup=1, cutmix=1, random=generator(2))
     assert (surest(confidence, mix) >= 0.39).double().mean().item() == pytest.approx(1 - (1 - rate) ** 2, abs=0.01)
 
 
 def test_cutmix_at_equal_confidence_leaves_two_thirds():
     n = 4000
-    mix = draw_pseudo_mixup(n, mixup=0, cutmix=1, generator=generator())
+    mix = draw_pseudo_mixup(n, mixup=0, cutmix=1, random=generator())
     x = torch.zeros(n, 1, 64, 64)
     _, share = blend(x, x, torch.full((n,), 0.5), mix.cut, mix.centre)
     assert share.mean().item() == pytest.approx(0.67, abs=0.01) and 0.5 <= share.min() < 0.54 and share.max() > 0.8
@@ -126,7 +130,7 @@ def an_odd_side_is_cut_whole() -> bool:
 @pytest.mark.parametrize("seed", range(4))
 def test_batch_mode_equals_timms_mixup_under_the_same_draws(alphas, seed):
     theirs = timm.data.Mixup(*alphas, label_smoothing=0.1, num_classes=5)
-    x, y = torch.randn(6, 3, 12, 10, generator=generator(seed)), torch.tensor([0, 1, 2, 3, 4, 0])
+    x, y = torch.randn(6, 3, 12, 10, generator=of_torch(seed)), torch.tensor([0, 1, 2, 3, 4, 0])
     np.random.seed(seed)
     weight, cut = theirs._params_per_batch()
     centre = (np.random.randint(0, 12), np.random.randint(0, 10)) if cut else (0, 0)
@@ -143,7 +147,7 @@ def test_batch_mode_equals_timms_mixup_under_the_same_draws(alphas, seed):
 
 def test_draws_have_timms_shape_in_every_mode():
     n = 8
-    modes = {mode: draw_mixup(n, mixup=0.8, cutmix=1.0, mode=mode, generator=generator(3)) for mode in ("batch", "pair", "elem")}
+    modes = {mode: draw_mixup(n, mixup=0.8, cutmix=1.0, mode=mode, random=generator(3)) for mode in ("batch", "pair", "elem")}
     assert all(mix.partner.tolist() == [*range(n - 1, -1, -1)] for mix in modes.values())
     assert [len(set(mix.weight.tolist())) for mix in modes.values()] == [1, n // 2, n]
     pair = modes["pair"]
@@ -151,20 +155,20 @@ def test_draws_have_timms_shape_in_every_mode():
 
 
 def test_shares_are_drawn_from_beta_and_prob_leaves_images_as_they_are():
-    weight = draw_mixup(20_000, mixup=0.8, cutmix=0, mode="elem", generator=generator()).weight
+    weight = draw_mixup(20_000, mixup=0.8, cutmix=0, mode="elem", random=generator()).weight
     assert weight.mean().item() == pytest.approx(0.5, abs=0.01)
     assert weight.var().item() == pytest.approx(1 / (4 * (2 * 0.8 + 1)), abs=0.003)
-    seldom = draw_mixup(20_000, mixup=0.8, cutmix=1, mode="elem", prob=0.25, generator=generator()).weight
+    seldom = draw_mixup(20_000, mixup=0.8, cutmix=1, mode="elem", prob=0.25, random=generator()).weight
     assert (seldom == 1).double().mean().item() == pytest.approx(0.75, abs=0.01)
 
 
 def test_what_cannot_be_mixed_is_refused_in_one_line():
     with pytest.raises(ValueError, match="7 is odd, use an even --batch-size"):
-        draw_mixup(7, mixup=1, cutmix=0, generator=generator())
+        draw_mixup(7, mixup=1, cutmix=0, random=generator())
     with pytest.raises(ValueError, match="--mixup or --cutmix above 0"):
-        draw_mixup(8, mixup=0, cutmix=0, generator=generator())
+        draw_mixup(8, mixup=0, cutmix=0, random=generator())
     with pytest.raises(ValueError, match="'half'"):
-        draw_mixup(8, mixup=1, cutmix=0, mode="half", generator=generator())
+        draw_mixup(8, mixup=1, cutmix=0, mode="half", random=generator())
 
 
 def test_nothing_to_mix_gives_images_and_smoothed_labels():
@@ -176,7 +180,7 @@ def test_nothing_to_mix_gives_images_and_smoothed_labels():
 
 
 def test_soft_cross_entropy_is_torchs_with_label_smoothing():
-    y, label = torch.randn(6, 5, generator=generator()), torch.tensor([0, 1, 2, 3, 4, 0])
+    y, label = torch.randn(6, 5, generator=of_torch()), torch.tensor([0, 1, 2, 3, 4, 0])
     ours = soft_cross_entropy(y, smoothed(label, 5, 0.1))
     torch.testing.assert_close(ours, torch.nn.functional.cross_entropy(y, label, reduction="none", label_smoothing=0.1))
     assert soft_cross_entropy(y, torch.zeros(6, 5)).abs().max() == 0

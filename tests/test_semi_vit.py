@@ -14,7 +14,7 @@ from test_methods import softmax
 from ssl_bench import catalog, launch, mixup
 from ssl_bench.feed import training_batches
 from ssl_bench.record import read_jsonl
-from ssl_bench.streams import MIX, generator_of
+from ssl_bench.streams import MIX, random_of
 from ssl_bench.weights import read_weights
 
 SemiViT = catalog.load_method("semi_vit")
@@ -51,8 +51,8 @@ def test_the_unlabelled_loss_is_the_papers(tiny, kind):
     with torch.no_grad():
         p = softmax(run.method.teacher.model.eval()(x_u).numpy().astype(np.float64))
     confidence, pseudo = p.max(axis=1), p.argmax(axis=1)
-    draws = generator_of(run.args.seed, MIX, 0)
-    settings = {"mixup": 0.8, "cutmix": 1.0, "generator": draws}
+    draws = random_of(run.args.seed, MIX, 0)
+    settings = {"mixup": 0.8, "cutmix": 1.0, "random": draws}
     mixup.draw_mixup(8, **settings)  # of the labelled images, drawn first
     target = 0.2 / 10 + 0.8 * np.eye(10)[pseudo]
     sure, x = confidence, x_u_strong
@@ -78,7 +78,7 @@ def test_the_unlabelled_loss_is_the_papers(tiny, kind):
 def test_the_labelled_loss_is_soft_cross_entropy_of_the_mixed_images(tiny):
     run = tiny("semi_vit", *VIT, "--mixup-mode", "elem", "--label-smoothing", "0.3")
     step = Step(run)
-    mix = mixup.draw_mixup(8, mixup=0.8, cutmix=1.0, mode="elem", generator=generator_of(run.args.seed, MIX, 0))
+    mix = mixup.draw_mixup(8, mixup=0.8, cutmix=1.0, mode="elem", random=random_of(run.args.seed, MIX, 0))
     x, q = mixup.mix_batch(step.raw.x_l[0], step.raw.y_l, mix, 10, 0.3)
     with torch.no_grad():
         expected = -(q * run.method.model(x).log_softmax(dim=1)).sum(dim=1).mean()
