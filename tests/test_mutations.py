@@ -10,6 +10,7 @@ import sys
 
 import numpy as np
 import pytest
+import test_mae
 import test_methods
 import test_streams
 import test_trainer
@@ -18,6 +19,7 @@ from test_contract import assert_trees_equal, check_differs_from_erm, check_no_i
 
 from ssl_bench import catalog, losses, pools, record, runs, schedules, trainer
 from ssl_bench.ema import EMATeacher
+from ssl_bench.models import Classifier
 from ssl_bench.pools import make_pools
 from ssl_bench.streams import EndlessOrder
 
@@ -258,3 +260,31 @@ def test_teacher_logits_of_other_images(tiny, monkeypatch):
 
     monkeypatch.setattr(method, "prepare", misaligned)
     caught(test_methods.test_teacher_logits_are_those_of_the_image_that_the_index_names, tiny)
+
+
+# Pre-training
+
+
+def test_a_probe_that_trains_the_encoder(tiny, monkeypatch):
+    monkeypatch.setattr(script("mae").ProbedEncoder, "forward", Classifier.forward)
+    caught(test_mae.check_the_probe_moves_its_head_only, tiny)
+
+
+def test_one_mask_for_every_image(tiny, monkeypatch):
+    monkeypatch.setattr(script("mae"), "send", lambda noise, device: noise[:1].expand_as(noise))
+    caught(test_mae.check_each_step_and_image_has_a_mask_of_its_own, tiny)
+
+
+def test_masks_that_do_not_change_with_the_step(tiny, monkeypatch):
+    original = script("mae").generator_of
+    monkeypatch.setattr(script("mae"), "generator_of", lambda seed, purpose, step: original(seed, purpose, 0))
+    caught(test_mae.check_each_step_and_image_has_a_mask_of_its_own, tiny)
+
+
+def test_a_loss_on_the_patches_that_are_seen(monkeypatch):
+    def on_all(self, tokens, x, kept):
+        return (self.predict(tokens, kept) - self.target(x)).square().mean(dim=(1, 2))
+
+    monkeypatch.setattr(test_mae.Decoder, "forward", on_all)
+    caught(test_mae.test_the_loss_is_that_of_each_image_alone, "class token")
+    caught(test_mae.test_a_hidden_patch_influences_the_target_only_and_a_seen_one_the_input_only)

@@ -39,6 +39,8 @@ def rows_of_every_method(options: Options, device: torch.device) -> list[Row]:
     rows = []
     for network, flags in NETWORKS.items():
         for name in catalog.method_names():
+            if name in catalog.pretraining_names() and "ViT" not in network:
+                continue  # patches can be left out of a ViT only
             for compiled in (False, True):
                 case = f"{name}, {network}, bf16{', compiled' * compiled}"
                 if options.wants(case):
