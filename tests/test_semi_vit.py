@@ -18,7 +18,7 @@ from ssl_bench.streams import MIX, random_of
 from ssl_bench.weights import read_weights
 
 SemiViT = catalog.load_method("semi_vit")
-VIT = [*BN_FREE, "--mu", "2", "--auto-augment", "", "--erasing", "0"]
+VIT = [*BN_FREE, "--lambda-u", "5", "--mu", "2", "--auto-augment", "", "--erasing", "0"]
 
 
 class Step:
