@@ -111,7 +111,10 @@ def recipes(method: str | None = None) -> str:
         named: dict[tuple[str, ...], list[str]] = {}
         for recipe, sections in tree.items():
             named.setdefault(tuple(section for section in sections if section != "all"), []).append(recipe)
-        rows = [(f"{', '.join(names)}:", ", ".join(sets) or "the same on every data set") for sets, names in named.items()]
+        rows = []
+        for sets, names in named.items():
+            *first, last = textwrap.wrap(f"{', '.join(names)}:", WIDTH * 2 // 3, break_on_hyphens=False)
+            rows += [*((line, "") for line in first), (last, ", ".join(sets) or "the same on every data set")]
         parts.append(columns([(name, header)]) + "\n" + columns(rows, indent="  "))
     if method is None:
         parts.append("--recipe NAME chooses one; base applies under all but none; --dry-run shows what comes of it.")

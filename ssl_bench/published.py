@@ -1,8 +1,8 @@
 """Published numbers, to stand beside own runs in a table: the csv files of results/published, or anyone's.
 
-One row a number.  Columns: method (a name of ours), variant ("oracle" or nothing), data, labels_per_class (0: all), arch,
-pretrained, top1 (percent), std (or nothing), seeds (how many the number is a mean of), select (which evaluation it is: last,
-best, median20), source.
+One row a number.  Columns: method (a name of ours), variant ("oracle", what was otherwise than in the method's own run, or
+nothing), data, labels_per_class (0: all), arch, pretrained, top1 (percent), std (or nothing), seeds (how many the number is a mean
+of), select (which evaluation it is: last, best, median20), source.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ COLUMNS = "method variant data labels_per_class arch pretrained top1 std seeds s
 
 
 def read(name: str) -> pd.DataFrame:
-    """The numbers of a shipped table (``tllib_moco``), of all that begin so (``tllib``), or of a csv file by its path.
+    """The numbers of a shipped table (``tllib_moco``, ``semi_vit``), of all that begin so (``tllib``), or of a csv file by its path.
 
     One row a number, as in the file; in the words of `ssl_bench.table.summarize`: mean and std in percent (std NaN where
     there is none), n = expected = seeds, missing and note empty; besides these pretrained, source, and published: the file's
@@ -37,7 +37,8 @@ def read(name: str) -> pd.DataFrame:
     shipped = _shipped()
     wanted = [stem for stem in sorted(shipped) if stem == name or stem.startswith(f"{name}_")]
     if not wanted:
-        known = {*shipped, *(stem.partition("_")[0] for stem in shipped)}
+        first = [stem.partition("_")[0] for stem in shipped]
+        known = {*shipped, *(word for word in first if first.count(word) > 1)}
         raise ValueError(flags.nearest(name, sorted(known), "published table") + " (or the path of a .csv file)")
     return pd.concat([_parse(stem, f"{stem}.csv", shipped[stem]) for stem in wanted], ignore_index=True)
 

@@ -98,7 +98,7 @@ def render(summary: pd.DataFrame, format: str = "github") -> str:
     Printed to 0.1 %.  Labels per class and arch stand in the column heads where they vary, else in the caption.  Bold:
     the best printed mean of a column, ties included, oracles not (they saw all labels) and published numbers not.
     Average: over all columns, for rows that have each of them.  A published number of another network than all own ones
-    stands in each column of its data set and labels; its row says which network.
+    stands in each column of its data set and labels; its row says which network.  So do all where there are no own runs.
 
     Raises ValueError for an unknown `format` and an empty `summary`.
     """
@@ -150,11 +150,12 @@ def render(summary: pd.DataFrame, format: str = "github") -> str:
 def _placed(summary: pd.DataFrame) -> tuple[dict, list[tuple[str, int, str]]]:
     """(row, column) -> its line of `summary`, and the columns: of own runs, or of published numbers if these are all there is.
 
-    row: method, variant, and of published numbers where they are from; column: data, labels per class, arch.
+    row: method, variant, and of published numbers where they are from; column: data, labels per class, arch ("" where rows alone
+    say it: of published numbers of several networks).
     """
     lines = [(c, getattr(c, "published", ""), (c.data, c.labels_per_class, c.arch)) for c in summary.itertuples()]
     own = [column for _, origin, column in lines if not origin]
-    columns = list(dict.fromkeys(own or [column for *_, column in lines]))
+    columns = list(dict.fromkeys(own)) or _published_columns([column for *_, column in lines])
     cells = {}
     for c, origin, column in lines:
         places = [column] if column in columns else [other for other in columns if other[:2] == column[:2]]
@@ -165,8 +166,15 @@ def _placed(summary: pd.DataFrame) -> tuple[dict, list[tuple[str, int, str]]]:
     return cells, columns
 
 
+def _published_columns(columns: list[tuple[str, int, str]]) -> list[tuple[str, int, str]]:
+    """By data set, then labels per class, all of them last."""
+    archs = {arch for *_, arch in columns}
+    found = {column if len(archs) == 1 else (*column[:2], "") for column in columns}
+    return sorted(found, key=lambda column: (column[0].casefold(), column[0], column[1] or math.inf))
+
+
 def _about_published(numbers: pd.DataFrame) -> str:
-    sources = [" from ".join(pair) for pair in dict.fromkeys(zip(numbers["published"], numbers["source"], strict=True))]
+    sources = [f"{name} from {', and from '.join(of['source'].unique())}" for name, of in numbers.groupby("published", sort=False)]
     rules = [f"{select} = {SELECTIONS[select]}" for select in dict.fromkeys(numbers["select"])]
     return f" In [ ]: published numbers, not ranked: {'; '.join([*sources, *rules])}." if sources else ""
 
@@ -180,7 +188,7 @@ def _heads(columns: list[tuple[str, int, str]]) -> tuple[dict, list[str]]:
         varying = [f"{per_class[column[1]]}/class"] * (len(labels) > 1) + [column[2]] * (len(archs) > 1)
         heads[column] = ", ".join([column[0], *varying])
     fixed = [f"{text} per class" for text in per_class.values() if len(labels) == 1]
-    return heads, fixed + [arch for arch in archs if len(archs) == 1]
+    return heads, fixed + [arch for arch in archs if arch and len(archs) == 1]
 
 
 def _shown(percent: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import json
 import math
 import re
 import shutil
@@ -82,6 +83,31 @@ def test_the_header_of_a_recipe_states_the_published_numbers(method):
         assert numbers[-1] == AVERAGES[table][variant or method]
 
 
+def test_semi_vits_rows_are_its_readmes_and_say_what_is_secondary():
+    frame = published.read("semi_vit")
+    assert len(frame) == 27 and set(frame["method"]) == {"semi_vit"} and set(frame["data"]) == {"ImageNet"}
+    assert set(frame["labels_per_class"]) == {13, 128, 0} and set(frame["pretrained"]) == {"mae", "dino", "none"}
+    assert set(frame["variant"]) == {"", "finetune", "ema teacher without mixup"}
+    secondary = frame["source"].str.contains("secondary, unchecked")
+    assert (secondary == ((frame["variant"] == "ema teacher without mixup") | (frame["pretrained"] == "dino"))).all()
+    assert frame["source"].str.contains("evaluation not stated").all()
+    import timm
+
+    assert all(timm.is_model(arch) for arch in set(frame["arch"]))
+
+
+def test_the_header_of_semi_vits_recipes_states_the_published_numbers():
+    text = (REPOSITORY / "recipes" / "semi_vit.yaml").read_text(encoding="utf-8")
+    archs = {"vit_base": "vit_base_patch16_224", "vit_large": "vit_large_patch16_224", "vit_huge": "vit_huge_patch14_224"}
+    frame = published.read("semi_vit")
+    stated = re.findall(r"(mae|scratch)_(\w+)_(1|10|100)p ([\d.]+)(?: ([\d.]+))?", text)
+    for start, network, share, *numbers in stated:
+        of = frame[(frame["pretrained"] == start.replace("scratch", "none")) & (frame["arch"] == archs.get(network, network))]
+        of = of[of["labels_per_class"] == {"1": 13, "10": 128, "100": 0}[share]].set_index("variant")["mean"]
+        assert [float(number) for number in numbers if number] == [of[variant] for variant in ("finetune", "") if variant in of]
+    assert len(stated) == 11
+
+
 def test_the_files_are_part_of_an_installation():
     setup = configparser.ConfigParser()
     setup.read(REPOSITORY / "setup.cfg")
@@ -89,7 +115,7 @@ def test_the_files_are_part_of_an_installation():
     assert f"{package} = results/published" in setup["options"]["package_dir"].splitlines()
     assert package in setup["options"]["packages"].split()
     assert setup["options.package_data"][package] == "*.csv"
-    assert {path.stem for path in FOLDER.glob("*.csv")} == set(published.read("tllib")["published"])
+    assert {path.stem for path in FOLDER.glob("*.csv")} == {*AVERAGES, "semi_vit"}
 
 
 def test_an_installation_without_them_says_so(monkeypatch, tmp_path):
@@ -159,7 +185,7 @@ def test_a_file_of_another_kind_is_one_line(content, named, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("name", "named"),
-    [("tlib", "did you mean tllib?"), ("usb", "known: tllib, tllib_moco, tllib_supervised"), ("gone.csv", "gone.csv"), ("", "tllib")],
+    [("tlib", "did you mean tllib?"), ("usb", "known: semi_vit, tllib, tllib_moco, tllib_supervised"), ("gone.csv", "gone.csv"), ("", "tllib")],
 )
 def test_a_name_that_is_none(name, named, capsys):
     assert main(["--published", name]) == 2
@@ -229,13 +255,47 @@ def test_without_own_runs_the_published_table_is_printed_whole(capsys, tmp_path)
     assert main([str(tmp_path / "absent"), "--published", "tllib_supervised"]) == 2
 
 
-def test_a_column_for_each_network_of_a_file(tmp_path):
-    more = ROW.replace("CIFAR100,4", "CIFAR100,25").replace("58.0,,1", "61.0,0.5,3")
-    name = file_with(tmp_path, ROW, ROW.replace("resnet50", "vit"), more)
-    rows = cells(render(with_published(summarize(collect([])), published.read(name))))
-    heads = [f"CIFAR100, {column}" for column in ("4 labels/class, resnet50", "25 labels/class, resnet50", "4 labels/class, vit")]
-    assert rows["Method"][:3] == heads
-    assert rows["fixmatch [mine: resnet50, imagenet, best]"][:3] == ["58.0 (1)", "61.0 ± 0.5 (3)", "–"]
+def test_networks_of_a_file_are_rows_and_all_labels_the_last_column(tmp_path):
+    every, more = ROW.replace("CIFAR100,4", "CIFAR100,0"), ROW.replace("CIFAR100,4", "CIFAR100,25").replace("58.0,,1", "61.0,0.5,3")
+    name = file_with(tmp_path, every, ROW, ROW.replace("resnet50", "vit").replace("58.0", "77.0"), more)
+    text = render(with_published(summarize(collect([])), published.read(name)))
+    rows = cells(text)
+    assert rows["Method"] == ["CIFAR100, 4 labels/class", "CIFAR100, 25 labels/class", "CIFAR100, all labels/class", "Average"]
+    assert rows["fixmatch [mine: resnet50, imagenet, best]"] == ["58.0 (1)", "61.0 ± 0.5 (3)", "58.0 (1)", "59.0"]
+    assert rows["fixmatch [mine: vit, imagenet, best]"] == ["77.0 (1)", "–", "–", "–"]
+    assert text.startswith("Top-1 accuracy (%), mean ± std (n seeds). In [ ]")
+
+
+@pytest.mark.parametrize("format", ["github", "latex"])
+def test_semi_vits_numbers_print_a_row_a_network(capsys, tmp_path, format):
+    assert main([str(tmp_path), "--published", "semi_vit", "--format", format]) == 0
+    out, err = capsys.readouterr()
+    row = "semi_vit (finetune) [semi_vit: vit_large_patch16_224, mae, best]"
+    if format == "latex":
+        row = row.replace("_", r"\_").replace("[", "{[}")
+        assert rf"{row} & 67.1 (1) & 79.2 (1) & 86.0 (1) & 77.4 \\" in out
+    else:
+        rows = cells(out)
+        assert rows["Method"] == ["ImageNet, 13 labels/class", "ImageNet, 128 labels/class", "ImageNet, all labels/class", "Average"]
+        assert rows[row] == ["67.1 (1)", "79.2 (1)", "86.0 (1)", "77.4"] and len(rows) == 2 + 17
+    assert out.count("semi_vit from ") + out.count(r"semi\_vit from ") == 1 and out.count("secondary, unchecked") == 2
+    assert "chosen on the test set" in out and err == "no own runs\n"
+
+
+def test_own_runs_of_a_published_split_stand_beside_semi_vits(tmp_path):
+    """Labels of --labeled-list count as their rounded mean, as `ssl_bench.pools.labels_per_class` records them."""
+    for labels, file in ((13, "train_1p_index.csv"), (128, "train_10p_index.csv")):
+        folder = write_run(tmp_path, "semi_vit", "ImageNet", labels, arch="vit_base_patch16_224", top1=(60.0 + labels / 100,), labeled_list=file)
+        for name in ("args.json", "result.json"):
+            record = json.loads((folder / name).read_text())
+            record["args"]["num_samples_per_class"] = 4  # the flag's default, which the list goes over
+            (folder / name).write_text(json.dumps(record | {"lists": {"labeled_list": "0" * 64}, "labels_per_class": labels}))
+    rows = cells(shown(tmp_path, "semi_vit"))
+    assert rows["Method"] == ["ImageNet, 13 labels/class", "ImageNet, 128 labels/class", "Average"]
+    assert rows["semi_vit"] == ["**60.1** (1)", "**61.3** (1)", "**60.7**"]
+    assert rows["semi_vit [semi_vit: vit_base_patch16_224, mae, best]"] == ["71.0 (1)", "79.7 (1)", "75.3"]
+    assert rows["semi_vit (finetune) [semi_vit: vit_base_patch16_224, mae, best]"][:2] == ["57.4 (1)", "73.7 (1)"]
+    assert rows["semi_vit (ema teacher without mixup) [semi_vit: vit_base_patch16_224, none, best]"][:2] == ["–", "68.9 (1)"]
 
 
 def test_formats(runs):

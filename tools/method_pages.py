@@ -9,6 +9,7 @@ from results/published/.  Prints the pages that changed.
 from __future__ import annotations
 
 import ast
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -95,6 +96,8 @@ def flag_tables(name: str) -> str:
 
 
 def shown(default: Any) -> str:
+    if isinstance(default, tuple):
+        return " ".join(map(str, default))
     return {"True": "on", "False": "off", "None": "none"}.get(str(default), str(default))
 
 
@@ -116,23 +119,43 @@ def commands(name: str) -> str:
 
 
 def published(name: str, folder: Path) -> str:
-    """The method's rows of the CSV files under `folder`: data sets down, initial weights (and variants) across."""
+    """The method's rows of the CSV files under `folder`, a table for each source and setting; of one data set with several networks
+    or numbers of labels, a row a network."""
     files = sorted(folder.glob("*.csv"))
     rows = pd.concat([pd.read_csv(file, keep_default_na=False) for file in files]) if files else pd.DataFrame({"method": []})
     rows = rows[rows["method"] == name]
     if rows.empty:
         return "None is recorded under `results/published/`."
+    few_data = rows["data"].nunique() == 1 and len(rows[["labels_per_class", "arch"]].drop_duplicates()) > 1
     parts = []
-    conditions = ["source", "labels_per_class", "arch", "select", "seeds"]
-    for (source, labels, arch, select, seeds), of in rows.groupby(conditions, sort=False):
-        of = of.assign(column=(of["pretrained"] + " " + of["variant"]).str.strip())
-        grid = of.pivot(index="data", columns="column", values="top1").loc[of["data"].unique(), of["column"].unique()]
-        grid.loc["mean"] = grid.mean(skipna=False)
-        note = f"{source}: top-1, percent; {labels} labels a class, {arch}, evaluation: {select}, seeds: {seeds}; "
-        note += "columns: initial weights."
-        cells = [[data, *("–" if pd.isna(value) else f"{value:.1f}" for value in values)] for data, *values in grid.itertuples()]
-        parts.append(f"{note}\n\n{table(['data set', *grid.columns], cells)}")
+    for key, of in rows.groupby(["source", "select", "seeds", *([] if few_data else ["labels_per_class", "arch"])], sort=False):
+        source, select, seeds, *setting = key
+        what = of["data"].iloc[0] if few_data else f"{setting[0]} labels a class, {setting[1]}"
+        note = f"{source}: top-1, percent; {what}, evaluation: {select}, seeds: {seeds}; columns: "
+        parts.append(f"{note}labels a class.\n\n{by_network(of)}" if few_data else f"{note}initial weights.\n\n{by_data(of)}")
     return "\n\n".join(parts)
+
+
+def by_data(rows: pd.DataFrame) -> str:
+    """Data sets down, initial weights and variants across."""
+    of = rows.assign(column=(rows["pretrained"] + " " + rows["variant"]).str.strip())
+    grid = of.pivot(index="data", columns="column", values="top1").loc[of["data"].unique(), of["column"].unique()]
+    grid.loc["mean"] = grid.mean(skipna=False)
+    return table(["data set", *grid.columns], [[data, *map(figure, values)] for data, *values in grid.itertuples()])
+
+
+def by_network(rows: pd.DataFrame) -> str:
+    """Networks, their initial weights and variants down, labels per class across."""
+    down = ["arch", "pretrained", "variant"]
+    grid = rows.set_index([*down, "labels_per_class"])["top1"].unstack()
+    grid = grid.reindex(pd.MultiIndex.from_frame(rows[down].drop_duplicates()))
+    grid = grid[sorted(grid.columns, key=lambda labels: labels or math.inf)]
+    heads = ["network", "initial weights", "", *(str(labels or "all") for labels in grid.columns)]
+    return table(heads, [[*names, *map(figure, values)] for names, *values in grid.itertuples()])
+
+
+def figure(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.1f}"
 
 
 def index(names: Sequence[str]) -> str:
