@@ -46,6 +46,9 @@ class Args:
     train_resizing: str = flag(
         "default", "training crop: random resized crop, or padded crop then resize", group="augmentation", choices=("default", "cifar")
     )
+    crop_scale: float = flag(
+        0.2, "least share of the image's area in a random resized crop", group="augmentation", gt=0, le=1, identity="changed"
+    )
     val_resizing: str = flag(
         "default", "evaluation: resize to 8/7 and centre crop, or resize only", group="augmentation", choices=("default", "cifar")
     )
@@ -128,6 +131,11 @@ class Args:
     def more_model_kwargs(self) -> tuple[str, ...]:
         """What other flags than --model-kwargs say of the network, in its form."""
         return ()
+
+    @property
+    def initial_weights(self) -> str:
+        """Where the network's weights come from, for records: a file, ``none``, or ``imagenet``."""
+        return self.pretrained_backbone or ("none" if self.scratch else "imagenet")
 
 
 def same_setting(args: Args, onto: Args) -> Args:

@@ -24,7 +24,7 @@ def training_views(names: tuple[str, ...], args: Args) -> tuple[View, ...]:
         build_view(
             name, image_size=args.image_size, resizing=args.train_resizing, mean=args.norm_mean, std=args.norm_std,
             policy=args.auto_augment, hflip=args.hflip, color_jitter=args.color_jitter, weak_color_jitter=args.weak_color_jitter,
-            erasing=args.erasing, cutout=args.cutout,
+            erasing=args.erasing, cutout=args.cutout, crop_scale=args.crop_scale,
         )
         for name in names
     )

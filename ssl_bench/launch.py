@@ -236,12 +236,11 @@ def describe(
 
     begun: `RunFolder.begun`, since the lists the arguments name may have gone by now.
     """
-    weights = args.pretrained_backbone or ("none" if args.scratch else "imagenet")
     return dict(
         schema=1, method=method.name, data=args.data, num_classes=len(pools.classes),
         labels_per_class=labels_per_class(args, pools),
         num_labeled=len(pools.labeled), num_unlabeled=len(pools.unlabeled), num_test=len(pools.test), num_broken=broken,
-        seed=args.seed, arch=args.arch, pretrained=weights, recipe=recipe.name, recipe_hash=recipe.hash,
+        seed=args.seed, arch=args.arch, pretrained=args.initial_weights, recipe=recipe.name, recipe_hash=recipe.hash,
         args=dataclasses.asdict(args), args_hash=begun["args_hash"], identity=begun["identity"], lists=begun.get("lists", {}),
         split_hash=pools.split_hash, commit=begun["commit"], packages=begun["packages"],
         cached=pools.labeled.cached is not None, device=describe_device(device), processes=distributed.world_size(), finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

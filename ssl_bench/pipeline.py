@@ -47,6 +47,12 @@ class PipelineArgs(TransformerArgs):
     ema_teacher: bool = flag(True, "a moving average of the student gives the pseudo-labels; without, the student as in FixMatch")
     ema_decay: float | None = flag(0.9999, "decay of the moving average; auto: 1 - 20 / steps", ge=0, lt=1, none="auto")
 
+    @property
+    def initial_weights(self) -> str:
+        if self.from_checkpoint or self.pretrained_backbone:
+            return self.from_checkpoint or self.pretrained_backbone
+        return "mae, here" if "pretrain" in self.stages else super().initial_weights
+
     def __post_init__(self) -> None:
         if not self.stages or [*self.stages] != [stage for stage in STAGES if stage in self.stages]:
             raise FlagError(f"--stages {' '.join(self.stages)}: one or more of {', '.join(STAGES)}, each once, in this order")
@@ -69,18 +75,17 @@ def pipeline(args: PipelineArgs) -> list[Stage]:
     """
     made = []
     for name in args.stages:
-        own = replace(args, stages=(name,))
-        previous = None
+        own, previous = replace(args, stages=(name,)), None
         if made:  # its weights come from the stage before
             own = replace(own, scratch=True, pretrained_backbone=None, from_checkpoint=None)
         elif args.from_checkpoint is not None and name == "semi":
-            previous = args.from_checkpoint
+            own, previous = replace(own, scratch=True, pretrained_backbone=None), args.from_checkpoint
         elif args.from_checkpoint is not None:
             own = replace(own, pretrained_backbone=str(record.weights_file(args.from_checkpoint)))
         if name == "pretrain":
             mae = load_method("mae")
-            values = recipe.resolve(mae.Args, "mae", args.data, "default").values
-            own = same_setting(own, replace(mae.Args(), **values | {"epochs": args.pretrain_epochs}))
+            values = recipe.resolve(mae.Args, "mae", args.data, "default").values | {"epochs": args.pretrain_epochs}
+            own = replace(same_setting(own, replace(mae.Args(), **values)), scratch=True)
             made.append(Stage(name, own, method=mae))
         else:
             made.append(Stage(name, for_finetuning(own) if name == "finetune" else own, previous=previous))

@@ -26,6 +26,7 @@ class TransformerArgs(Args):
     epochs: int = 100
     auto_augment: str = "rand-m9-mstd0.5-inc1"
     erasing: float = 0.25
+    crop_scale: float = 0.08
     drop_path: float = flag(0.0, "stochastic depth: probability at the last block, falling to 0 at the first", ge=0, lt=1)
     fixed_positions: bool = flag(False, "fixed sine-cosine position embedding of a ViT")
     head_init_std: float = flag(2e-5, "deviation of the new head's weights", gt=0)

@@ -36,7 +36,7 @@ LIVE = {
     "dst": ["--threshold", "0", "--width", "16", "--head-dropout", "0"],
     "self_tuning": ["--K", "4", "--projection-dim", "8", "--m", "0.9", "--T", "0.5"],
     "semi_vit": "--threshold 0.1 --finetune-batch-size 8 --finetune-epochs 1 --finetune-iters-per-epoch 3 --ema-decay 0.5 "
-                "--lr-warmup-epochs 0 --layer-decay 0.95 --head-init-std 0.05 --mu 1 --lr 0.005 --label-smoothing 0.5 --pseudo-smoothing 0.5 --optimizer sgd --cutmix 1 --no-disable-x-mixup".split(),  # as mae
+                "--lr-warmup-epochs 0 --layer-decay 0.95 --head-init-std 0.1 --mu 1 --lr 0.005 --label-smoothing 0.5 --pseudo-smoothing 0.5 --optimizer sgd --cutmix 1 --no-disable-x-mixup".split(),  # as mae
     # SGD: AdamW divides gradients of rounding size by their own size, and does so on a CPU by waiting for each step's number.
     "mae": [*BN_FREE, *"--optimizer sgd --mu 1 --decoder-dim 16 --decoder-depth 1 --decoder-heads 2".split()],
     "noisy_student": ["--generations", "1", "--teacher-epochs", "1"],

@@ -221,7 +221,7 @@ def test_erasing_noise_is_normal_and_belongs_to_the_seed():
 @pytest.mark.parametrize(
     "changes, word",
     [
-        ({"name": "medium"}, "weak, strong or test"),
+        ({"name": "medium"}, "weak, strong, strong_whole or test"),
         ({"resizing": "res."}, "default or cifar"),
         ({"policy": "augmix-m3"}, "AugMix"),
         ({"std": (0.2, 0.0, 0.2)}, "std"),

@@ -39,6 +39,7 @@ class View:
     erasing: float = 0.0
     erasing_mode: Literal["pixel", "const"] = "pixel"
     cutout: float = 0.0
+    crop_scale: float = 0.2  # least share of the image's area in a "resized" crop
 
     @property
     def fill(self) -> tuple[int, ...]:
@@ -53,7 +54,7 @@ class View:
     def draw_crop(self, n: int, size: Size, generator: torch.Generator) -> Draws:
         """Draw what `crop` needs."""
         if self.crop_mode == "resized":
-            return Draws(n, box=geometry.draw_resized_boxes(n, size, generator))
+            return Draws(n, box=geometry.draw_resized_boxes(n, size, generator, (self.crop_scale, 1.0)))
         if self.crop_mode == "padded":
             return Draws(n, box=geometry.draw_padded_boxes(n, size, generator))
         return Draws(n)
@@ -154,6 +155,7 @@ def build_view(
     erasing: float = 0.0,
     erasing_mode: Literal["pixel", "const"] = "pixel",
     cutout: float = 0.0,
+    crop_scale: float = 0.2,
 ) -> View:
     """A view of TLlib's presets at any size.
 
@@ -162,7 +164,8 @@ def build_view(
     policy, erasing, Cutout; strong_whole = the same without the last two.
     mean, std: of levels scaled to 0..1, per channel; policy: timm's string; hflip, erasing: probabilities;
     color_jitter: s for factors in 1 - s..1 + s of brightness, contrast and saturation, or three or four strengths (the
-    fourth is hue, at most 0.5); cutout: side as a share of the image's.  What is not of a view is ignored.
+    fourth is hue, at most 0.5); cutout: side as a share of the image's; crop_scale: least
+    share of the image's area in a random resized crop, above 0.  What is not of a view is ignored.
     Raises ValueError for an unknown name, preset or policy and values out of range.
     """
     modes: dict[tuple[str, bool], Crop] = {
@@ -187,6 +190,7 @@ def build_view(
     common = {"image_size": image_size, "mean": tuple(map(float, mean)), "std": tuple(map(float, std))}
     if name == "test":
         return View(crop_mode=modes[resizing, False], **common)
+    common["crop_scale"] = crop_scale
     if name == "weak":
         return View(crop_mode=modes[resizing, True], hflip=hflip, jitter=_strengths(weak_color_jitter), **common)
     if name == "strong_whole":
