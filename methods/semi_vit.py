@@ -75,8 +75,8 @@ class SemiViT(Method):
 
     def load_previous(self, weights: dict[str, Tensor], others: dict[str, dict[str, Tensor]]) -> None:
         if not self.unlabeled_views:  # fine-tuning, after pre-training: the head is new
-            print(lay_over(self.model.backbone, weights, "the stage before"))
-            return
+            backbone = {key.removeprefix("backbone."): value for key, value in weights.items() if key.startswith("backbone.")}
+            return print(lay_over(self.model.backbone, backbone, "the stage before"))
         super().load_previous(weights, others)
         if self.teacher is not None:
             self.teacher.model.load_state_dict(others.get("teacher", weights))

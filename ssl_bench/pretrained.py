@@ -161,7 +161,7 @@ def _classifier_in(left: Mapping[str, Tensor], names: Sequence[str]) -> str:
         weight = left.get(f"{name}.weight")
         if weight is not None and weight.ndim == 2 and len(weight):
             return (
-                f"; the file holds a classifier of {len(weight)} classes ({name}.*, left aside), "
-                "so it was trained or fine-tuned with labels: these are not self-supervised weights"
+                f"; the file holds a classifier of {len(weight)} classes ({name}.*, left aside): it was trained with labels, "
+                "unless that was a probe of self-supervised weights"
             )
     return ""

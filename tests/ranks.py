@@ -120,6 +120,7 @@ def reductions() -> None:
         "sum": distributed.sum_(torch.tensor([1.0, rank])).tolist(), "mean": distributed.mean_(torch.tensor([1.0, rank])).tolist(),
         "minimum": distributed.minimum_(torch.tensor([5, rank])).tolist(), "agree": distributed.agree(f"process {rank}"),
         "votes": votes, "means": means.pop(),
+        "rows": distributed.gather_rows(distributed.take_rows(torch.arange(8)[rank::2, None] * 10, torch.tensor([7, 0, 0, 3, 2, 5, 4, 1])))[:, 0].tolist(),
     }))  # fmt: skip
 
 

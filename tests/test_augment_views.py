@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -281,3 +282,20 @@ def test_a_compiled_view_equals_the_eager_one(name):
     for seed in range(3):
         draws = v.draw(12, (32, 32), generator(seed))
         assert torch.equal(compiled(x, draws), v.finish(v.crop(x, draws), draws))
+
+
+def test_strong_whole_is_strong_without_holes_and_the_weak_view_may_have_colour():
+    common = dict(image_size=8, resizing="cifar", mean=(0.5,) * 3, std=(0.5,) * 3, policy="rand-m9-n2-mstd0.5", erasing=1.0, cutout=0.5)
+    strong, whole = build_view("strong", **common), build_view("strong_whole", **common)
+    assert whole == dataclasses.replace(strong, erasing=0.0, cutout=0.0)
+    weak = build_view("weak", color_jitter=0.9, weak_color_jitter=0.4, **common)
+    assert weak.jitter == (0.4, 0.4, 0.4, 0.0) and weak.policy is None and not weak.erasing
+    assert not any(build_view("weak", color_jitter=0.9, **common).jitter)
+
+
+@pytest.mark.parametrize("least", [0.08, 0.2, 0.9])
+def test_crops_have_the_least_area_asked_for(least):
+    view = build_view("weak", image_size=64, resizing="default", mean=(0.5,) * 3, std=(0.5,) * 3, crop_scale=least)
+    box = view.draw_crop(4000, (100, 100), torch.Generator().manual_seed(0)).box
+    share = box[:, 2] * box[:, 3] / 10_000
+    assert least - 0.02 < share.min() < least + 0.03 and share.max() > 0.95

@@ -126,6 +126,7 @@ def test_reductions_and_votes(tmp_path):
     assert first == second
     assert first == {
         "sum": [2.0, 1.0], "mean": [1.0, 0.5], "minimum": [5, 0], "agree": "process 0", "votes": [0, 0, 15, 0], "means": {"a": 0.5, "b": 3.0},
+        "rows": [70, 0, 0, 30, 20, 50, 40, 10],
     }  # fmt: skip
 
 

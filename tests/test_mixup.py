@@ -82,6 +82,10 @@ def looped(x: np.ndarray, label: np.ndarray, confidence: np.ndarray, mix: Mix, c
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32), st.integers(1, 17), st.sampled_from([(8, 8), (7, 12), (1, 5)]), st.sampled_from([(0.8, 1.0), (0.8, 0.0), (0.0, 1.0)]))
 def test_probabilistic_pseudo_mixup_equals_the_loop_over_images(seed, n, size, alphas):
+    check_against_the_loop(seed, n, size, alphas)
+
+
+def check_against_the_loop(seed, n, size, alphas) -> None:
     random = np.random.default_rng(seed)
     x, label = random.normal(size=(n, 3, *size)), random.integers(0, 6, n)
     confidence = random.uniform(1 / 6, 1, n)
@@ -98,7 +102,12 @@ def test_probabilistic_pseudo_mixup_equals_the_loop_over_images(seed, n, size, a
 def test_the_alphas_are_switches_and_the_coin_is_per_image(alphas, share):
     mix = draw_pseudo_mixup(4000, mixup=alphas[0], cutmix=alphas[1], switch_prob=0.3, random=generator())
     assert mix.cut.double().mean().item() == pytest.approx(share, abs=0.03)
-    assert sorted(mix.partner.tolist()) == [*range(4000)] and mix.partner.tolist() != [*range(4000)]
+
+
+def test_partners_are_a_random_permutation():
+    partner = draw_pseudo_mixup(4000, mixup=1, cutmix=1, random=generator()).partner
+    assert sorted(partner.tolist()) == [*range(4000)]
+    assert (partner[partner] == torch.arange(4000)).sum() < 20  # a flip would make each pair's two images the same
 
 
 def test_pass_rate_of_pairs_is_one_minus_both_failing():

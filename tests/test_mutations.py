@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 import test_mae
 import test_methods
+import test_mixup
+import test_semi_vit
 import test_streams
 import test_trainer
 import torch
 from test_contract import assert_trees_equal, check_differs_from_erm, check_no_idle_term, check_no_peeking
 
-from ssl_bench import catalog, losses, pools, record, runs, schedules, trainer
+from ssl_bench import catalog, losses, mixup, pools, record, runs, schedules, trainer
 from ssl_bench.ema import EMATeacher
 from ssl_bench.models import Classifier
 from ssl_bench.pools import make_pools
@@ -288,3 +290,59 @@ def test_a_loss_on_the_patches_that_are_seen(monkeypatch):
     monkeypatch.setattr(test_mae.Decoder, "forward", on_all)
     caught(test_mae.test_the_loss_is_that_of_each_image_alone, "class token")
     caught(test_mae.test_a_hidden_patch_influences_the_target_only_and_a_seen_one_the_input_only)
+
+
+# Semi-ViT
+
+
+def test_a_pseudo_mixup_that_keeps_the_mask_of_the_unmixed_image(tiny, monkeypatch):
+    monkeypatch.setattr(script("semi_vit"), "surest", lambda confidence, mix: confidence)
+    caught(test_semi_vit.test_the_unlabelled_loss_is_the_papers, tiny, "prob")
+
+
+def test_a_pseudo_mixup_with_one_share_for_the_batch(tiny, monkeypatch):
+    monkeypatch.setattr(mixup, "pair_weight", lambda c, c_partner: (c / (c + c_partner)).mean().expand(len(c)))
+    caught(test_mixup.test_golden_vectors_of_the_reference)
+
+
+def test_pseudo_mixup_pairs_that_duplicate_the_batch(monkeypatch):
+    original = mixup.draw_pseudo_mixup
+
+    def flipped(n, **settings):
+        return dataclasses.replace(original(n, **settings), partner=torch.arange(n - 1, -1, -1))
+
+    monkeypatch.setattr(test_mixup, "draw_pseudo_mixup", flipped)
+    caught(test_mixup.test_partners_are_a_random_permutation)
+
+
+def test_a_label_share_that_is_not_corrected_for_a_clipped_box(monkeypatch):
+    original = mixup.blend
+
+    def uncorrected(x, x_partner, weight, cut, centre):
+        return original(x, x_partner, weight, cut, centre)[0], weight.to(x.dtype)
+
+    monkeypatch.setattr(mixup, "blend", uncorrected)
+    with pytest.raises(AssertionError):
+        test_mixup.check_against_the_loop(0, 16, (8, 8), (0.0, 1.0))
+
+
+def test_an_unlabelled_loss_divided_by_the_images_used(tiny, monkeypatch):
+    def over_used(y, q):
+        used = (q.sum(dim=1) > 0).float()
+        return losses.soft_cross_entropy(y, q) * len(used) / used.sum()
+
+    monkeypatch.setattr(script("semi_vit"), "soft_cross_entropy", over_used)
+    caught(test_semi_vit.test_images_below_the_threshold_stay_in_the_denominator, tiny)
+
+
+def test_a_moving_average_for_each_micro_batch(tiny, monkeypatch):
+    method = catalog.load_method("semi_vit")
+    original = method.train_step
+
+    def eager(self, batch, loop):
+        logged = original(self, batch, loop)
+        self.teacher.update(self.model, 0.5)
+        return logged
+
+    monkeypatch.setattr(method, "train_step", eager)
+    caught(test_semi_vit.test_the_teacher_follows_in_closed_form_and_never_trains, tiny)

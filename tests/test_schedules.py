@@ -109,3 +109,17 @@ def test_ramp_limits():
     assert sigmoid_ramp(-3, 10) == sigmoid_ramp(0, 10)
     values = [sigmoid_ramp(epoch / 7, 10) for epoch in range(80)]
     assert values == sorted(values) and values[0] < values[1]
+
+
+def test_half_a_cosine_after_a_warm_up_from_nothing():
+    """Semi-ViT's: lr t / w, then min + (lr - min)(1 + cos(pi (t - w) / (E - w))) / 2."""
+    lr, least, warm, epochs, steps = 5e-4, 1e-6, 5, 100, 40
+
+    def ours(k: int) -> float:
+        return lr * learning_rate(k, scheduler="half_cos", total_steps=epochs * steps, warmup_steps=warm * steps, floor=least / lr)
+
+    for k in (0, 1, 199, 200, 201, 2100, 3999):
+        t = k / steps
+        expected = lr * t / warm if t < warm else least + (lr - least) * (1 + math.cos(math.pi * (t - warm) / (epochs - warm))) / 2
+        assert ours(k) == pytest.approx(expected, rel=1e-9), k
+    assert ours(0) == 0 and ours(200) == pytest.approx(lr) and ours(3999) == pytest.approx(least, rel=0.1)

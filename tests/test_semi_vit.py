@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from conftest import BN_FREE, LIVE, TINY, only_run
+from test_contract import assert_trees_equal
 from test_methods import softmax
 
 from ssl_bench import catalog, launch, mixup
 from ssl_bench.feed import training_batches
 from ssl_bench.record import read_jsonl
 from ssl_bench.streams import MIX, random_of
-from ssl_bench.weights import read_weights
+from ssl_bench.weights import read_tensors, read_weights
 
 SemiViT = catalog.load_method("semi_vit")
 VIT = [*BN_FREE, "--lambda-u", "5", "--mu", "2", "--auto-augment", "", "--erasing", "0"]
@@ -203,7 +205,7 @@ def command(log, *flags: str) -> int:
 
 
 def test_the_stages_of_one_command_and_what_they_hand_on(tmp_path, capsys):
-    assert command(tmp_path, "--stages", "pretrain", "finetune", "semi", "--pretrain-epochs", "1", "--finetune-ema-decay", "0.5", "--lambda-u", "0") == 0
+    assert command(tmp_path, "--stages", "pretrain", "finetune", "semi", "--pretrain-epochs", "1", "--pretrain-iters-per-epoch", "3", "--finetune-ema-decay", "0.5", "--lambda-u", "0") == 0
     run = only_run(tmp_path)
     assert json.loads((run / "pretrain" / "args.json").read_text())["method"] == "mae"
     assert [json.loads((run / stage / "args.json").read_text())["args"]["arch"] for stage in ("pretrain", "finetune", "semi")] == ["test_vit"] * 3
@@ -217,7 +219,7 @@ def test_the_stages_of_one_command_and_what_they_hand_on(tmp_path, capsys):
     # A finished stage is not trained again.
     (run / "result.json").unlink()
     changed = (run / "finetune" / "result.json").stat().st_mtime_ns
-    assert command(tmp_path, "--stages", "pretrain", "finetune", "semi", "--pretrain-epochs", "1", "--finetune-ema-decay", "0.5", "--lambda-u", "0") == 0
+    assert command(tmp_path, "--stages", "pretrain", "finetune", "semi", "--pretrain-epochs", "1", "--pretrain-iters-per-epoch", "3", "--finetune-ema-decay", "0.5", "--lambda-u", "0") == 0
     assert (run / "finetune" / "result.json").stat().st_mtime_ns == changed and (run / "result.json").is_file()
 
 
@@ -311,3 +313,48 @@ def test_accumulation_is_chosen_for_the_devices_there_are(processes, accumulate)
         assert described(chosen, 2) == line
     odd = dataclasses.replace(args, batch_size=90, batch_per_device=16)
     assert accumulated(odd, 2).accumulate == 3
+
+
+def test_a_run_cut_in_any_stage_ends_the_same(tmp_path):
+    flags = ["--stages", "pretrain", "finetune", "semi", "--pretrain-epochs", "1", "--pretrain-iters-per-epoch", "3", "--finetune-ema-decay", "0.5", "--checkpoint-freq", "2"]
+    assert command(tmp_path / "whole", *flags) == 0
+    whole = only_run(tmp_path / "whole")
+    states = {stage: sorted((whole / stage / "checkpoints").glob("state-*.pt")) for stage in ("pretrain", "finetune", "semi")}
+    for i, stage in enumerate(states):
+        part = tmp_path / stage
+        shutil.copytree(whole.parents[3], part)
+        run = only_run(part)
+        for later in list(states)[i + 1 :]:
+            shutil.rmtree(run / later)
+        (run / stage / "result.json").unlink()
+        (run / "result.json").unlink()
+        (run / stage / "checkpoints" / states[stage][-1].name).unlink()
+        assert command(part, *flags) == 0
+        ends = [read_tensors(folder / "semi" / "checkpoints" / states["semi"][-1].name) for folder in (run, whole)]
+        assert all(end.pop("train_seconds") for end in ends)
+        assert_trees_equal(*ends, stage)
+
+
+def test_the_networks_of_the_paper_build_and_take_a_step(tiny):
+    for flags in (
+        "-a vit_tiny_patch16_224 --model-kwargs depth=2 patch_size=4 global_pool=avg --fixed-positions",
+        "-a vit_tiny_patch16_224 --model-kwargs depth=2 patch_size=2 --drop-path 0.1",
+        "-a convnext_atto --model-kwargs depths=(1,1,1,1) dims=(8,8,16,16) --image-size 32 --drop-path 0.1",
+    ):
+        run = tiny("semi_vit", "--bottleneck-dim", "0", *flags.split())
+        assert run.steps(2)[-1]["self_training_loss"] > 0
+        if "--fixed" in flags:
+            assert not run.method.model.backbone.pos_embed.requires_grad
+
+
+def test_mae_weights_of_another_depth_and_with_a_classifier_say_so(tmp_path, capsys):
+    import timm
+
+    small = {"img_size": 8, "patch_size": 2, "num_classes": 7}
+    torch.save({"model": timm.create_model("test_vit", depth=3, **small).state_dict()}, tmp_path / "deep.pth")
+    torch.save({"model": timm.create_model("test_vit", **small).state_dict()}, tmp_path / "tuned.pth")
+    assert command(tmp_path / "a", "--stages", "finetune", "--from", str(tmp_path / "deep.pth")) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "has 3 blocks" in error and "is it another --arch" in error
+    assert command(tmp_path / "b", "--stages", "finetune", "--from", str(tmp_path / "tuned.pth")) == 0
+    assert "holds a classifier of 7 classes" in capsys.readouterr().out
