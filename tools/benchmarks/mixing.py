@@ -37,6 +37,8 @@ def run(options: Options) -> dict[str, Any]:
     with harness.threads(options.threads or 1):
         for batch, size in ((4, 8),) if options.tiny else BATCHES:
             rows += _against_a_loop(batch, size, options, device)
+            if options.wants(case := f"gathering partners, batch {batch}, {size} px"):
+                rows.append(_gathering(case, batch, size, options, device))
         for step, (flags, rounds, goal) in STEPS.items():
             if options.wants(case := f"share of a semi_vit step, {step}"):
                 s = setup("semi_vit", TINY if options.tiny else flags, device)
@@ -49,7 +51,7 @@ def _against_a_loop(batch: int, size: int, options: Options, device: torch.devic
     if not (options.wants(case) or options.wants(floor)):
         return []
     x, label, confidence = examples(batch, size, device)
-    rounds, random = options.rounds_or(15 if size < 64 else 5), np.random.default_rng(0)
+    rounds, random = options.rounds_or(31 if size < 64 else 7), np.random.default_rng(0)
 
     def sides(mixed: Callable[..., Any]) -> harness.Measure:
         return seconds(lambda: mixed(x, label, draw(batch, random), CLASSES, SMOOTHING, confidence), 1, device)
@@ -64,6 +66,15 @@ def _against_a_loop(batch: int, size: int, options: Options, device: torch.devic
         b = ("copy of the same bytes", seconds(lambda: target.copy_(source), 1, device))
         rows.append(harness.compare(floor, a, b, rounds=rounds, warm_up=2, ratio="a/b", bytes=12 * x.numel()))
     return rows
+
+
+def _gathering(case: str, batch: int, size: int, options: Options, device: torch.device) -> Row:
+    """What new memory costs: both sides of `_against_a_loop` write their images into some."""
+    x, _, _ = examples(batch, size, device)
+    partner, out = torch.randperm(batch, generator=torch.Generator().manual_seed(0)).to(device), torch.empty_like(x)
+    a = ("into new memory", seconds(lambda: x.index_select(0, partner), 1, device))
+    b = ("into memory in use", seconds(lambda: torch.index_select(x, 0, partner, out=out), 1, device))
+    return harness.compare(case, a, b, rounds=options.rounds_or(9), warm_up=2, ratio="a/b")
 
 
 def examples(batch: int, size: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
