@@ -83,7 +83,7 @@ def blend(x: Tensor, x_partner: Tensor, weight: Tensor, cut: Tensor, centre: Ten
     """(mixed images, share of the image itself in each): weight x + (1 - weight) x', or where `cut` a box of x' in x.
 
     x, x_partner: (n, C, H, W) float; weight: (n,); cut: (n,) bool; centre: (n, 2).  The box has sides floor(H sqrt(1 - weight)) and
-    floor(W sqrt(1 - weight)) and is clipped at the border; the share returned is what it leaves.
+    floor(W sqrt(1 - weight)) and is clipped at the border; the share returned is what it leaves.  x_partner is overwritten.
     """
     weight = weight.to(torch.float32 if x.device.type == "mps" else torch.float64)
     inside = []
@@ -92,10 +92,12 @@ def blend(x: Tensor, x_partner: Tensor, weight: Tensor, cut: Tensor, centre: Ten
         first = (middle * size).floor().long() - side // 2
         place = torch.arange(size, device=x.device)
         inside.append((place >= first[:, None]) & (place < (first + side)[:, None]))  # (n, size)
-    box = inside[0][:, :, None] & inside[1][:, None]  # (n, H, W)
-    own = torch.where(cut[:, None, None], 1 - box.to(x.dtype), weight.to(x.dtype)[:, None, None])
+    # The image's own share in the box and elsewhere; the latter is never the smaller, so one pass over (n, H, W) makes the map.
+    low, high = (torch.where(cut, value, weight.to(x.dtype))[:, None] for value in (0.0, 1.0))  # (n, 1)
+    rows, columns = (torch.where(part, low, high) for part in inside)  # (n, H), (n, W)
+    own = torch.maximum(rows[:, :, None], columns[:, None])  # (n, H, W)
     share = torch.where(cut, 1 - inside[0].sum(1) * inside[1].sum(1) / (x.shape[2] * x.shape[3]), weight)
-    return torch.lerp(x_partner, x, own[:, None]), share.to(x.dtype)
+    return x_partner.lerp_(x, own[:, None]), share.to(x.dtype)  # in place: fresh memory costs more than the arithmetic
 
 
 def smoothed(label: Tensor, num_classes: int, smoothing: float) -> Tensor:

@@ -8,10 +8,13 @@ import sys
 from pathlib import Path
 
 import bench
+import numpy as np
 import pytest
 import torch
 from benchmarks import harness, page, scaling
 from benchmarks.harness import Options
+
+from ssl_bench import catalog
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -91,6 +94,59 @@ def test_suite_and_published_loop_give_the_same_losses():
     s = step.setup("fixmatch", [*step.TINY, "--threshold", "0"], torch.device("cpu"))
     for loss, update in step.relative_differences(s, 3):
         assert loss < 1e-5 and update < 1e-3
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_mixing_and_the_loop_over_images_give_the_same(seed):
+    from benchmarks import mixing
+
+    x, label, confidence = mixing.examples(24, 9, torch.device("cpu"))
+    before, mix = x.clone(), mixing.draw(24, np.random.default_rng(seed))
+    assert 0 < mix.cut.sum() < 24
+    ours, theirs = (mixed(x, label, mix, 10, 0.1, confidence) for mixed in (mixing.mix_batch, mixing.loop_over_images))
+    assert torch.equal(x, before), "the images are left as they are"
+    for got, expected in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(got, expected)
+
+
+def test_a_step_is_timed_with_the_methods_own_mixing():
+    from benchmarks import loops, mixing
+
+    s = loops.setup("semi_vit", [*mixing.TINY, "--pseudo-mixup", "none"], torch.device("cpu"))
+    assert mixing.share_of_a_step("x", s, Options(tiny=True), 1, "<= 0.5")["met"]
+    assert s.args.stages == ("semi",) and s.images == 2 + 4
+
+
+def test_rows_of_a_gpu_run_on_any_device():
+    from benchmarks import networks
+
+    rows = networks.rows_of_semi_vit(Options(tiny=True), torch.device("cpu"))
+    assert [row.get("skipped") for row in rows] == [None] * len(rows)
+    assert [row["unit"] for row in rows] == ["ms", "images/s", "MiB", *["%"] * 4, "ms", "ms"]
+    assert rows[1]["values"]["median"] == pytest.approx(6e3 / rows[0]["values"]["median"], rel=1e-3)
+    assert sum(row["values"]["median"] for row in rows[3:7]) == pytest.approx(100, abs=0.1)
+    assert [row["goal"] for row in rows[7:]] == ["<= 0.02", "<= 0.01"]
+
+
+def test_a_case_that_fails_leaves_a_row():
+    from benchmarks import networks
+
+    def fails():
+        raise ValueError("--layer-decay: a WRN does not\nsay what its layers are")
+
+    assert networks._guarded("x", fails) == [harness.skipped("x", "--layer-decay: a WRN does not say what its layers are")]
+
+
+@pytest.mark.parametrize("name", catalog.method_names())
+def test_every_method_of_the_gpu_benchmark_has_an_optimizer(name):
+    """Where a network and a method do not fit, the run on a GPU, which nobody watches, would end there."""
+    from benchmarks import loops, networks
+
+    network = "WRN-28-2, 32 px"
+    if name in catalog.pretraining_names():
+        network = "ViT-S/2, 32 px"
+    flags = [*networks.NETWORKS[network], *networks.MORE.get((name, network), []), "--batch-size", "2"]
+    assert loops.setup(name, flags, torch.device("cpu")).build().optimizers()
 
 
 def test_bare_and_suite_loops_move_the_same_network():

@@ -114,6 +114,26 @@ def test_eval_mode_uses_neither():
     assert all(np.array_equal(before[name], value) for name, value in values(teacher.model).items())
 
 
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_its_forward_is_in_inference_mode_and_its_output_is_not(mode):
+    """No autograd bookkeeping, not even version counters; and what comes out may enter a loss."""
+    teacher, seen = EMATeacher(student(), mode), []
+    for module in teacher.model:
+        module.register_forward_hook(lambda module, inputs, y: seen.append((torch.is_inference_mode_enabled(), y.is_inference())))
+    y = teacher(torch.randn(4, 4))
+    assert seen == [(True, True)] * 4 and not y.is_inference() and not torch.is_inference_mode_enabled()
+    weight = torch.ones(2, requires_grad=True)
+    (y * weight).sum().backward()
+    torch.testing.assert_close(weight.grad, y.sum(dim=0))
+
+
+def test_semi_vits_teacher_labels_in_inference_mode(tiny):
+    run, seen = tiny("semi_vit"), []
+    run.method.teacher.model.register_forward_hook(lambda module, x, y: seen.append((torch.is_inference_mode_enabled(), y.is_inference())))
+    run.steps(2)
+    assert seen == [(True, True)] * 2, "one forward a step, of the weak views"
+
+
 class Owner(nn.Module):
     def __init__(self, mode: str) -> None:
         super().__init__()

@@ -13,7 +13,9 @@ from ssl_bench.pools import make_pools
 from ssl_bench.trainer import Trainer
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-METHODS = catalog.method_names()
+# A method, with flags: the last of its stages, and a stage before it that makes other steps.
+METHODS = [pytest.param(name, [], id=name) for name in catalog.method_names()]
+METHODS.append(pytest.param("semi_vit", ["--stages", "finetune", "--finetune-ema-decay", "0.9"], id="semi_vit, fine-tuning"))
 
 
 def trainer_on_gpu(name: str, digits, *argv: str):
@@ -37,9 +39,10 @@ def losses(trainer, batches, steps: int) -> list[dict[str, float]]:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-@pytest.mark.parametrize("name", METHODS)
-def test_nothing_in_a_step_waits_for_the_device(digits, name, precision):
-    trainer, batches = trainer_on_gpu(name, digits, "--precision", precision, "--color-jitter", "0.4", "--erasing", "0.5", "--cutout", "0.3")
+@pytest.mark.parametrize(("name", "stage"), METHODS)
+def test_nothing_in_a_step_waits_for_the_device(digits, name, stage, precision):
+    flags = ["--color-jitter", "0.4", "--erasing", "0.5", "--cutout", "0.3"]
+    trainer, batches = trainer_on_gpu(name, digits, *stage, "--precision", precision, *flags)
     losses(trainer, batches, 3)
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -50,16 +53,16 @@ def test_nothing_in_a_step_waits_for_the_device(digits, name, precision):
 
 
 @pytest.mark.parametrize("flags", [["--compile"], ["--cuda-graphs"], ["--cuda-graphs", "--accumulate", "2"], ["--concat", "--cuda-graphs"]])
-@pytest.mark.parametrize("name", METHODS)
-def test_compiled_and_replayed_equal_eager(digits, name, flags):
-    eager, other = (losses(*trainer_on_gpu(name, digits, *BN_FREE, *more), 6) for more in ([], flags))
+@pytest.mark.parametrize(("name", "stage"), METHODS)
+def test_compiled_and_replayed_equal_eager(digits, name, stage, flags):
+    eager, other = (losses(*trainer_on_gpu(name, digits, *BN_FREE, *stage, *more), 6) for more in ([], flags))
     for a, b in zip(eager, other, strict=True):
         assert a == pytest.approx(b, rel=1e-3, nan_ok=True)
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_the_gpu_follows_the_cpu(digits, tiny, name):
+@pytest.mark.parametrize(("name", "stage"), METHODS)
+def test_the_gpu_follows_the_cpu(digits, tiny, name, stage):
     """Batches are drawn on the host: the same images on any device."""
-    ours, theirs = losses(*trainer_on_gpu(name, digits, *BN_FREE), 3), tiny(name, *BN_FREE).steps(3)
+    ours, theirs = losses(*trainer_on_gpu(name, digits, *BN_FREE, *stage), 3), tiny(name, *BN_FREE, *stage).steps(3)
     for a, b in zip(ours, theirs, strict=True):
         assert a == pytest.approx(b, rel=1e-3, nan_ok=True)

@@ -4,6 +4,7 @@
     python tools/bench.py step        ERM and FixMatch / bare loops; memory; where a step's time goes; networks on a GPU
     python tools/bench.py loader      decoding and cropping, from files and from the cache / the per-image Pillow pipeline
     python tools/bench.py ema         the moving average / a loop over parameters; its share of a step
+    python tools/bench.py mixing      probabilistic pseudo mixup / a loop over images; its share of a step
     python tools/bench.py startup     process start to the end of the first step; ssl-bench --help
     python tools/bench.py table       run folders -> table / reading the same files
     python tools/bench.py page        docs/performance.md from results/bench/*.json
@@ -19,7 +20,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-BENCHMARKS = ("augment", "step", "loader", "ema", "startup", "table")
+BENCHMARKS = ("augment", "step", "loader", "ema", "mixing", "startup", "table")
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "bench"
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from benchmarks import harness
+from benchmarks import ema, harness, mixing
 from benchmarks.augment import POLICY, peer_views
 from benchmarks.harness import Options, Row, seconds
 from benchmarks.loops import Setup, Update, bare_loop, plain_sgd, setup, suite_loop
@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from ssl_bench import catalog
-from ssl_bench.placement import autocast
+from ssl_bench.placement import autocast, forget_peak_memory, peak_memory
 
 _32 = "--image-size 32 --train-resizing cifar --bottleneck-dim 0 --batch-size 64 --mu 7".split()
 _224 = "--image-size 224 --bottleneck-dim 0 --batch-size 32 --mu 1".split()
@@ -31,6 +31,9 @@ NETWORKS = {
     "ViT-B/16, 224 px": ["--arch", "vit_base_patch16_224", *_224],
 }
 BARE = ("erm", "fixmatch")  # the methods `loops.bare_loop` writes by hand
+# Layer decay is Semi-ViT's default, and a WRN does not say what its layers are.
+MORE = {("semi_vit", "WRN-28-2, 32 px"): ["--layer-decay", "1"]}
+PUBLISHED = [*ema.VIT_S, "--batch-size", "16"]  # Semi-ViT's batch a device: 16 labelled and 80 unlabelled images
 VIEWS_GOAL = {"ResNet-50, 224 px": "<= 5"}
 
 
@@ -44,28 +47,49 @@ def rows_of_every_method(options: Options, device: torch.device) -> list[Row]:
             for compiled in (False, True):
                 case = f"{name}, {network}, bf16{', compiled' * compiled}"
                 if options.wants(case):
-                    argv = [*flags, "--precision", "bf16", *["--compile"] * compiled]
-                    rows += _guarded(case, setup(name, argv, device), network, options)
+                    argv = [*flags, *MORE.get((name, network), []), "--precision", "bf16", *["--compile"] * compiled]
+                    rows += _guarded(case, lambda: _method_rows(case, setup(name, argv, device), network, options))
         case = f"fixmatch, {network}, bf16, against a per-image Pillow loader"
         if options.wants(case):
-            rows += _guarded_loader(case, setup("fixmatch", [*flags, "--precision", "bf16"], device), options)
+            rows += _guarded(case, lambda: _loader_rows(case, setup("fixmatch", [*flags, "--precision", "bf16"], device), options))
     return rows
 
 
-def _guarded(case: str, s: Setup, network: str, options: Options) -> list[Row]:
+def rows_of_semi_vit(options: Options, device: torch.device) -> list[Row]:
+    """Semi-ViT's step on a ViT-S/16 at the published batch a device: images/s, memory, shares of mixing and moving average."""
+    rows = []
+    for compiled in (False,) if options.tiny else (False, True):
+        case = f"semi_vit, ViT-S/16, 224 px, 16 + 80 images, bf16{', compiled' * compiled}"
+        if options.wants(case):
+            argv = [*(mixing.TINY if options.tiny else PUBLISHED), "--precision", "bf16", *["--compile"] * compiled]
+            s = setup("semi_vit", argv, device)
+            rows += _guarded(case, lambda: _semi_vit_rows(case, s, options))
+    return rows
+
+
+def _semi_vit_rows(case: str, s: Setup, options: Options) -> list[Row]:
+    rounds = options.rounds_or(7)
+    return [
+        *_method_rows(case, s, "", options),
+        mixing.share_of_a_step(f"mixing's share, {case}", s, options, rounds, "<= 0.02", 2),
+        ema.share_of_a_step(f"moving average's share, {case}", s, options, rounds, 2),
+    ]
+
+
+def _guarded(case: str, measure: Callable[[], list[Row]]) -> list[Row]:
     _forget()
     try:
-        return _method_rows(case, s, network, options)
-    except RuntimeError as error:  # torch.OutOfMemoryError and the compiler's errors among them
+        return measure()
+    except (RuntimeError, ValueError) as error:  # out of memory, the compiler's errors, a network a method cannot train
         return [harness.skipped(case, " ".join(str(error).split())[:200])]
 
 
 def _method_rows(case: str, s: Setup, network: str, options: Options) -> list[Row]:
-    rounds, calls = options.rounds_or(7), 5
-    torch.cuda.reset_peak_memory_stats(s.device)
+    rounds, calls = options.rounds_or(7), 1 if options.tiny else 5
+    forget_peak_memory(s.device)
     suite = seconds(suite_loop(s), calls, s.device)
     suite()
-    peak = torch.cuda.max_memory_allocated(s.device) / 2**20
+    peak = peak_memory(s.device) / 2**20
     if s.method.name in BARE:
         bare = seconds(bare_loop(s), calls, s.device)
         rows = [
@@ -76,8 +100,12 @@ def _method_rows(case: str, s: Setup, network: str, options: Options) -> list[Ro
         ]  # fmt: skip
     else:
         values = [1e3 * value for (value,) in harness.interleaved([suite], rounds, 2)]
-        rows = [harness.figure(case, values, unit="ms", of=f"a step of {s.images} images", peak_mib=peak)]
-    rows.append(harness.figure(f"peak memory, {case}", [peak], unit="MiB", of="allocated on the GPU"))
+        rates = [1e3 * s.images / value for value in values]
+        rows = [
+            harness.figure(case, values, unit="ms", of=f"a step of {s.images} images", peak_mib=peak),
+            harness.figure(case, rates, unit="images/s", of="rate"),
+        ]  # fmt: skip
+    rows.append(harness.figure(f"peak memory, {case}", [peak], unit="MiB", of="allocated on the device"))
     if not s.args.compile:
         steps = shares_of_a_step(s, rounds, warm_up=3)
         for part in PARTS:
@@ -86,15 +114,11 @@ def _method_rows(case: str, s: Setup, network: str, options: Options) -> list[Ro
     return rows
 
 
-def _guarded_loader(case: str, s: Setup, options: Options) -> list[Row]:
-    _forget()
+def _loader_rows(case: str, s: Setup, options: Options) -> list[Row]:
     cores = os.cpu_count() or 1
-    try:
-        a = ("suite, views on the GPU", seconds(suite_loop(s), 5, s.device))
-        b = (f"bare loop, Pillow in {cores} workers", seconds(pillow_loop(s, cores), 5, s.device))
-        return [harness.compare(case, a, b, rounds=options.rounds_or(5), ratio="b/a", work=(s.images, "images"))]
-    except RuntimeError as error:
-        return [harness.skipped(case, " ".join(str(error).split())[:200])]
+    a = ("suite, views on the GPU", seconds(suite_loop(s), 5, s.device))
+    b = (f"bare loop, Pillow in {cores} workers", seconds(pillow_loop(s, cores), 5, s.device))
+    return [harness.compare(case, a, b, rounds=options.rounds_or(5), ratio="b/a", work=(s.images, "images"))]
 
 
 def _forget() -> None:

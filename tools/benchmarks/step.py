@@ -5,7 +5,7 @@
 3. FlexMatch and Self-Tuning against FixMatch, four forwards each.
 4. Peak memory of FixMatch against the bare loop, a process each.
 5. Shares of a step.
-6. On a GPU: every method on the field's networks (`networks`).
+6. On a GPU: Semi-ViT at its published batch, and every method on the field's networks (`networks`).
 """
 
 from __future__ import annotations
@@ -48,11 +48,12 @@ def run(options: Options) -> dict[str, Any]:
         rows += _memory(options, device)
         rows += _shares(options, device)
         if device.type == "cuda":
-            from benchmarks.networks import rows_of_every_method
+            from benchmarks.networks import rows_of_every_method, rows_of_semi_vit
 
-            rows += rows_of_every_method(options, device)
-        elif options.wants(case := "every method on the field's networks, 32 and 224 px"):
-            rows.append(harness.skipped(case, "no CUDA device here"))
+            rows += rows_of_semi_vit(options, device) + rows_of_every_method(options, device)
+        else:
+            cases = ("semi_vit, ViT-S/16, 224 px, 16 + 80 images, bf16", "every method on the field's networks, 32 and 224 px")
+            rows += [harness.skipped(case, "no CUDA device here") for case in cases if options.wants(case)]
     return harness.report("step", rows, options, device)
 
 
