@@ -26,6 +26,7 @@ class PipelineArgs(TransformerArgs):
     from_checkpoint: str | None = flag(
         None, "weights that the first stage starts from: a file, or a run's folder", group="stages", names=("--from",)
     )
+    pretrain_recipe: str = flag("default", "recipe of mae for pre-training: a name, a YAML file, or none", group="stages")
     pretrain_epochs: int | None = flag(None, "epochs of pre-training; default: of mae's recipe", group="stages", ge=1)
     pretrain_iters_per_epoch: int | None = flag(None, "steps of such an epoch; default: of mae's recipe", group="stages", ge=1)
     finetune_epochs: int = flag(100, "epochs of fine-tuning", group="stages", ge=1)
@@ -85,7 +86,7 @@ def pipeline(args: PipelineArgs) -> list[Stage]:
             own = replace(own, pretrained_backbone=str(record.weights_file(args.from_checkpoint)))
         if name == "pretrain":
             mae = load_method("mae")
-            values = recipe.resolve(mae.Args, "mae", args.data, "default").values
+            values = recipe.resolve(mae.Args, "mae", args.data, args.pretrain_recipe).values
             given = {"epochs": args.pretrain_epochs, "iters_per_epoch": args.pretrain_iters_per_epoch}
             values |= {name: value for name, value in given.items() if value is not None}
             own = replace(same_setting(own, replace(mae.Args(), **values)), scratch=True)

@@ -46,8 +46,8 @@ def one_line(error: type[Exception], path, action) -> str:
 
 def seen_labels(classes: int, name: str = "head") -> str:
     return (
-        f"; the file holds a classifier of {classes} classes ({name}.*, left aside), "
-        "so it was trained or fine-tuned with labels: these are not self-supervised weights"
+        f"; the file holds a classifier of {classes} classes ({name}.*, left aside): it was trained with labels, "
+        "unless that was a probe of self-supervised weights"
     )
 
 
