@@ -19,7 +19,8 @@ import pandas as pd
 from ssl_bench.atomic import write_bytes
 
 SCHEMA = 1
-METRICS = {"top1": "Top-1 accuracy (%)", "top5": "Top-5 accuracy (%)", "mean_class": "Mean per-class accuracy (%)"}
+METRICS = {"top1": "Top-1 accuracy (%)", "top5": "Top-5 accuracy (%)", "mean_class": "Mean per-class accuracy (%)",
+           "teacher_top1": "Top-1 accuracy of the teacher (%)"}
 SELECTIONS = {
     "last": "last evaluation",
     "best": "best on the test set (optimistic: chosen on the test set)",
