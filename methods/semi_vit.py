@@ -38,7 +38,6 @@ class Args(PipelineArgs):
     pseudo_mixup: str = flag("prob", "none, mixup as of labelled images, or prob", choices=("none", "mixup", "prob"))
     pseudo_smoothing: float = flag(0.1, "share of a pseudo-label that is spread over all classes", ge=0, lt=1)
     burnin_epochs: int = flag(0, "epochs of semi before pseudo-labels are used", ge=0)
-    disable_x_drop_path: bool = flag(False, "no stochastic depth for labelled images")
     weak_aa: bool = flag(False, "the weak view gets --auto-augment, too")
     weak_no_aug: bool = flag(False, "the weak view is that of evaluation")
     strong_no_re: bool = flag(False, "no random erasing of pseudo-labelled images")
@@ -79,7 +78,7 @@ class SemiViT(Method):
             return print(lay_over(self.model.backbone, backbone, "the stage before"))
         super().load_previous(weights, others)
         if self.teacher is not None:
-            self.teacher.model.load_state_dict(others.get("teacher", weights))
+            self.teacher.model.load_state_dict(others.get("teacher", self.model.state_dict()))
 
     @torch.no_grad()
     def before_step(self, batch: Batch, loop: Loop) -> tuple[MixedBatch, dict[str, Tensor]]:

@@ -133,6 +133,11 @@ class Args:
         return ()
 
     @property
+    def more_identity(self) -> dict[str, str]:
+        """What makes two runs the same run besides the flags: what they stand for."""
+        return {}
+
+    @property
     def initial_weights(self) -> str:
         """Where the network's weights come from, for records: a file, ``none``, or ``imagenet``."""
         return self.pretrained_backbone or ("none" if self.scratch else "imagenet")

@@ -18,6 +18,7 @@ import torch
 
 from ssl_bench import distributed, flags, record, zoo
 from ssl_bench.args import Args
+from ssl_bench.catalog import pretraining_names
 from ssl_bench.datasets.cache import with_cache
 from ssl_bench.datasets.images import DataSet
 from ssl_bench.distributed import LostProcess
@@ -33,7 +34,7 @@ from ssl_bench.recipe import resolve as resolve_recipe
 from ssl_bench.shares import accumulated, check_shares, described
 from ssl_bench.streams import INITIAL, seed_of
 from ssl_bench.trainer import NonFiniteLoss, evaluate_method, fit
-from ssl_bench.weights import load_classifier
+from ssl_bench.weights import load_classifier, load_strictly
 
 USER_ERRORS = (ValueError, OSError, NonFiniteLoss, OutOfMemory, LostProcess)
 
@@ -134,7 +135,10 @@ def train(method: type[Method], args: Args, recipe: Recipe, device: torch.device
     folders = [run if len(stages) == 1 else record.RunFolder(path / stage.name) for stage in stages]
     weights = None
     if stages[0].previous is not None and not folders[0].done and not folders[0].has_state:
-        weights = record.read_all_weights(record.weights_file(stages[0].previous))
+        file = record.weights_file(stages[0].previous)
+        if record.method_of(file) in pretraining_names():
+            raise ValueError(f"{file} is of a pre-training, its classifier is a probe: fine-tune first (--pretrained-backbone takes it)")
+        weights = record.read_all_weights(file)
     data, pools = _load(args, path / "split.npz")
     print(f"{method.name} on {args.data} -> {path}\nrecipe {recipe.name}: {', '.join(recipe.sections) or 'bare defaults'}")
     if data.broken:
@@ -149,7 +153,8 @@ def train(method: type[Method], args: Args, recipe: Recipe, device: torch.device
                 print(f"{stage.name}, {len(results) + 1} of {len(stages)}")
             result = _train_stage(stage, stage_pools, folder, device, weights, recipe, (run, args, method.name))
             if folder.writes:
-                result |= describe(stage.method, stage.args, recipe, stage_pools, device, len(data.broken), folder.begun())
+                who, own = (method, args) if folder is run else (stage.method, stage.args)  # a run of one stage is known by its flags
+                result |= describe(who, own, recipe, stage_pools, device, len(data.broken), folder.begun())
             folder.finish(result)
         results.append(json.loads((folder.path / "result.json").read_text()))
         if len(stages) > 1:
@@ -165,7 +170,12 @@ def train(method: type[Method], args: Args, recipe: Recipe, device: torch.device
 
 def _ready(stage: Stage, method: type[Method]) -> Stage:
     args = accumulated(stage.args, distributed.world_size())
-    check_shares(args, distributed.world_size())
+    try:
+        check_shares(args, distributed.world_size())
+    except FlagError as error:
+        raise FlagError(f"{stage.name}: {error}") from None
+    if args.lr_scheduler == "half_cos" and args.lr_warmup_epochs >= args.epochs:
+        print(f"note: {stage.name}: the learning rate warms up for {args.lr_warmup_epochs:g} of {args.epochs} epochs")
     return dataclasses.replace(stage, args=args, method=stage.method or method)
 
 
@@ -196,8 +206,11 @@ def _train_stage(
     print(described(stage.args, distributed.world_size()), end="", flush=True)
     instance = build(stage.method, stage.args, pools, pretrained=not run.has_state)
     if weights is not None and not run.has_state:
-        instance.load_previous(*weights)
-    begun = [(run, stage.args, stage.method.name)] if run is whole[0] else [whole, (run, stage.args, stage.method.name)]
+        try:
+            instance.load_previous(*weights)
+        except ValueError as error:
+            raise ValueError(str(error).replace("the stage before", stage.previous or "the stage before")) from None
+    begun = [whole] if run is whole[0] else [whole, (run, stage.args, stage.method.name)]
     for folder, args, name in begun:  # only now: what cannot be built leaves no run in the tables
         folder.create(name, args, recipe.name, recipe.hash, labels_per_class(args, pools))
     with explained_memory(stage.args, device):
@@ -217,13 +230,17 @@ def _test(method: type[Method], args: Args, device: torch.device) -> int:
     if not weights.is_file():
         raise FileNotFoundError(f"no checkpoint {weights}; train first with the same flags, or give --resume FILE")
     _, pools = _load(args, None)
-    args = dataclasses.replace(method.stages(args)[-1].args, pretrained_backbone=None)
-    instance = build(method, args, pools, pretrained=False)
+    stage = method.stages(args)[-1]
+    args = dataclasses.replace(stage.args, pretrained_backbone=None)
+    instance = build(stage.method or method, args, pools, pretrained=False)
     load_classifier(instance.evaluated(), str(weights))
+    others = record.read_all_weights(weights)[1]
+    for name, network in instance.also_evaluated().items() if others else ():
+        load_strictly(network, others[name], f"latest_{name}.pth beside {weights}")
     with explained_memory(args, device):
         place(instance, args, device)
         compile_networks(instance, args)
-        row = evaluate_method(instance, pools, args, device)
+        row = evaluate_method(instance, pools, args, device, beside=bool(others))
     print(f"{weights}\n * Acc@1 {row['top1']:.3f} Acc@5 {row['top5']:.3f}\n * Mean Cls {row['mean_class']:.3f}")
     print(json.dumps(row))
     return 0

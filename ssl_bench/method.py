@@ -21,6 +21,7 @@ from ssl_bench.losses import two_view_cross_entropy
 from ssl_bench.monitors import collapse_warnings
 from ssl_bench.nets.positions import fix_positions
 from ssl_bench.pools import Pools
+from ssl_bench.record import weights_file
 from ssl_bench.transformer_args import TransformerArgs
 from ssl_bench.weights import load_strictly
 
@@ -128,7 +129,7 @@ class Method(nn.Module):
         model = models.build_classifier(
             args.arch, self.task.num_classes, args.image_size, bottleneck_dim=args.bottleneck_dim, pool=args.pool,
             model_kwargs=(*args.model_kwargs, *args.more_model_kwargs), pretrained=self.task.pretrained and not args.scratch and not args.pretrained_backbone,
-            pretrained_backbone=args.pretrained_backbone, grad_checkpointing=args.grad_checkpointing,
+            pretrained_backbone=args.pretrained_backbone and str(weights_file(args.pretrained_backbone)), grad_checkpointing=args.grad_checkpointing,
         )
         if isinstance(args, TransformerArgs):
             nn.init.trunc_normal_(model.head.weight, std=args.head_init_std)

@@ -85,7 +85,7 @@ def blend(x: Tensor, x_partner: Tensor, weight: Tensor, cut: Tensor, centre: Ten
     x, x_partner: (n, C, H, W) float; weight: (n,); cut: (n,) bool; centre: (n, 2).  The box has sides floor(H sqrt(1 - weight)) and
     floor(W sqrt(1 - weight)) and is clipped at the border; the share returned is what it leaves.  x_partner is overwritten.
     """
-    weight = weight.to(torch.float32 if x.device.type == "mps" else torch.float64)
+    weight = weight.to(_number(x.device))
     inside = []
     for size, middle in zip(x.shape[2:], centre.unbind(1), strict=True):
         side = (size * (1 - weight).sqrt()).floor().long()
@@ -98,6 +98,11 @@ def blend(x: Tensor, x_partner: Tensor, weight: Tensor, cut: Tensor, centre: Ten
     own = torch.maximum(rows[:, :, None], columns[:, None])  # (n, H, W)
     share = torch.where(cut, 1 - inside[0].sum(1) * inside[1].sum(1) / (x.shape[2] * x.shape[3]), weight)
     return x_partner.lerp_(x, own[:, None]), share.to(x.dtype)  # in place: fresh memory costs more than the arithmetic
+
+
+def _number(device: torch.device) -> torch.dtype:
+    """What sides of boxes are computed in, so that they are rounded as in NumPy: float64, which MPS does not have."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def smoothed(label: Tensor, num_classes: int, smoothing: float) -> Tensor:
@@ -117,12 +122,12 @@ def mix_batch(
     target = smoothed(label, num_classes, smoothing)
     if mix is None:
         return x, target
-    own = slice(distributed.rank(), None, distributed.world_size())
-    cut, centre = (part[own].to(x.device, non_blocking=True) for part in (mix.cut, mix.centre))
+    own, number = slice(distributed.rank(), None, distributed.world_size()), _number(x.device)
+    cut, centre = (part[own].to(x.device, non_blocking=True) for part in (mix.cut, mix.centre.to(number)))
     if mix.weight is None:
         weight = pair_weight(confidence, distributed.take_rows(confidence, mix.partner))
     else:
-        weight = mix.weight[own].to(x.device, non_blocking=True)
+        weight = mix.weight[own].to(number).to(x.device, non_blocking=True)
     x, share = blend(x, distributed.take_rows(x, mix.partner), weight, cut, centre)
     target_partner = smoothed(distributed.take_rows(label, mix.partner), num_classes, smoothing)
     return x, share[:, None] * target + (1 - share[:, None]) * target_partner

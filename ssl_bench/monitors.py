@@ -49,7 +49,7 @@ def collapse_warnings(means: dict[str, float], evaluations: Sequence[dict[str, A
     kept, entropy = means.get("kept_pairs", 1.0), means.get("label_entropy", 1.0)
     if kept < FEWEST_KEPT:
         lines.append(f"the pseudo-labels are hardly used, {100 * kept:.2g} % of them: lower --threshold, or train the stage before for longer")
-    if entropy < LEAST_ENTROPY:
+    elif entropy < LEAST_ENTROPY:  # of labels that are used
         lines.append(f"the pseudo-labels fall on few classes (entropy {entropy:.2f} of 1): raise --threshold, or lower --lr")
     pairs = [(row.get("student_top1", row["top1"]), row.get("teacher_top1", row["top1"])) for row in evaluations if TWO & row.keys()]
     teachers = [teacher for _, teacher in pairs]

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TypeVar
 
-from ssl_bench import recipe, record
+from ssl_bench import recipe
 from ssl_bench.args import same_setting
 from ssl_bench.catalog import load_method
 from ssl_bench.flags import FlagError, flag
-from ssl_bench.method import Stage
+from ssl_bench.method import Method, Stage
 from ssl_bench.transformer_args import TransformerArgs
 
 STAGES = ("pretrain", "finetune", "semi")
@@ -55,7 +55,14 @@ class PipelineArgs(TransformerArgs):
             return self.from_checkpoint or self.pretrained_backbone
         return "mae, here" if "pretrain" in self.stages else super().initial_weights
 
+    @property
+    def more_identity(self) -> dict[str, str]:
+        return {"pretrain": pretraining(self)[1].hash} if "pretrain" in self.stages else {}
+
     def __post_init__(self) -> None:
+        super().__post_init__()
+        if "pretrain" in self.stages and "semi" in self.stages and "finetune" not in self.stages:
+            raise FlagError("--stages pretrain semi: self-training starts from a fine-tuned network, name finetune too")
         if not self.stages or [*self.stages] != [stage for stage in STAGES if stage in self.stages]:
             raise FlagError(f"--stages {' '.join(self.stages)}: one or more of {', '.join(STAGES)}, each once, in this order")
 
@@ -73,7 +80,7 @@ def pipeline(args: PipelineArgs) -> list[Stage]:
     """The stages that ``--stages`` names, each with the arguments it trains by and ``stages`` holding only its own name.
 
     The first one starts from ``--from``: where it is the last stage, from a whole classifier; else from a backbone, as it would
-    from ``--pretrained-backbone``.  FileNotFoundError, ValueError: there are no finished weights.
+    from ``--pretrained-backbone``.  FlagError: a stage with an odd batch to mix.
     """
     made = []
     for name in args.stages:
@@ -83,14 +90,23 @@ def pipeline(args: PipelineArgs) -> list[Stage]:
         elif args.from_checkpoint is not None and name == "semi":
             own, previous = replace(own, scratch=True, pretrained_backbone=None), args.from_checkpoint
         elif args.from_checkpoint is not None:
-            own = replace(own, pretrained_backbone=str(record.weights_file(args.from_checkpoint)))
+            own = replace(own, pretrained_backbone=args.from_checkpoint)
         if name == "pretrain":
-            mae = load_method("mae")
-            values = recipe.resolve(mae.Args, "mae", args.data, args.pretrain_recipe).values
+            mae, found = pretraining(args)
             given = {"epochs": args.pretrain_epochs, "iters_per_epoch": args.pretrain_iters_per_epoch}
-            values |= {name: value for name, value in given.items() if value is not None}
+            values = found.values | {name: value for name, value in given.items() if value is not None}
             own = replace(same_setting(own, replace(mae.Args(), **values)), scratch=True)
             made.append(Stage(name, own, method=mae))
-        else:
-            made.append(Stage(name, for_finetuning(own) if name == "finetune" else own, previous=previous))
+            continue
+        own = for_finetuning(own) if name == "finetune" else own
+        if own.batch_size % 2 and not own.disable_x_mixup and (own.mixup or own.cutmix):
+            which = "--finetune-batch-size" if name == "finetune" else "--batch-size"
+            raise FlagError(f"{which} {own.batch_size} is odd, and mixup pairs the images of a batch: use an even one")
+        made.append(Stage(name, own, previous=previous))
     return made
+
+
+def pretraining(args: PipelineArgs) -> tuple[type[Method], recipe.Recipe]:
+    """Who pre-trains, and by which recipe.  FlagError: there is no such recipe."""
+    mae = load_method("mae")
+    return mae, recipe.resolve(mae.Args, "mae", args.data, args.pretrain_recipe)

@@ -49,6 +49,7 @@ def identity(args: Args) -> dict[str, Any]:
     values |= lists(args)
     if args.labeled_list is not None:
         del values["num_samples_per_class"]
+    values |= args.more_identity
     if args.cuda_graphs:
         values["compile"] = True
     if args.cache != "none":
@@ -87,6 +88,12 @@ def weights_file(path: str) -> Path:
     if (run / "args.json").is_file() and not (run / "result.json").is_file():
         raise ValueError(f"{found} is of a run that is not finished: its own command continues it")
     return found
+
+
+def method_of(weights: Path) -> str:
+    """The method of the run that `weights` lies in, "" where it is in none."""
+    args = weights.parent.parent / "args.json"
+    return json.loads(args.read_text(encoding="utf-8")).get("method", "") if args.is_file() else ""
 
 
 def _weights_file(path: str) -> Path:

@@ -163,12 +163,12 @@ def _seed(seed: int, device: torch.device) -> None:
 
 
 def evaluate_method(
-    method: Method, pools: Pools, args: Args, device: torch.device, stream: Stream | None = None
+    method: Method, pools: Pools, args: Args, device: torch.device, stream: Stream | None = None, beside: bool = True
 ) -> dict[str, float]:
     """The test set's figures in the precision of training, ``<name>_*`` those of `Method.also_evaluated`; the method is left in
     training mode.
 
-    stream: a `test_stream` to use again; None: one made for this evaluation.
+    stream: a `test_stream` to use again; None: one made for this evaluation; beside: whether those are evaluated too.
     """
 
     def figures(network: Callable[[Tensor], Tensor]) -> dict[str, float]:
@@ -184,7 +184,7 @@ def evaluate_method(
     method.eval()
     parallel.average_batch_norm(method)
     row = figures(method.predict)
-    for name, network in method.also_evaluated().items():
+    for name, network in method.also_evaluated().items() if beside else ():
         row |= {f"{name}_{figure}": value for figure, value in figures(network).items()}
     method.train()
     return row

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ssl_bench.args import Args
-from ssl_bench.flags import flag
+from ssl_bench.flags import FlagError, flag
 from ssl_bench.mixup import Mix, draw_mixup, draw_pseudo_mixup
 
 
@@ -36,8 +36,14 @@ class TransformerArgs(Args):
     mixup_prob: float = flag(1.0, "probability that labelled images are mixed", ge=0, le=1)
     switch_prob: float = flag(0.5, "probability of CutMix, where mixup is on too", ge=0, le=1)
     mixup_mode: str = flag("batch", "one share and box for a batch, a pair, or each image", choices=("batch", "pair", "elem"))
-
     disable_x_mixup: bool = flag(False, "labelled images are not mixed")
+    disable_x_drop_path: bool = flag(False, "no stochastic depth for labelled images")
+
+    def __post_init__(self) -> None:
+        if self.concat and self.disable_x_drop_path:
+            raise FlagError("--disable-x-drop-path needs a forward of its own for the labelled images: leave --concat out")
+        if self.min_lr > self.lr:
+            raise FlagError(f"--min-lr {self.min_lr:g} is above --lr {self.lr:g}, where the schedule should end below")
 
     @property
     def more_model_kwargs(self) -> tuple[str, ...]:

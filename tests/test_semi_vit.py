@@ -13,7 +13,7 @@ from conftest import BN_FREE, LIVE, TINY, only_run
 from test_contract import assert_trees_equal
 from test_methods import softmax
 
-from ssl_bench import catalog, launch, mixup
+from ssl_bench import catalog, launch, mixup, record
 from ssl_bench.feed import training_batches
 from ssl_bench.record import read_jsonl
 from ssl_bench.streams import MIX, random_of
@@ -248,7 +248,12 @@ def test_a_stage_can_be_entered_from_outside(tmp_path):
     "flags,said",
     [
         (["--stages", "semi", "finetune"], "--stages semi finetune: one or more of pretrain, finetune, semi, each once, in this order"),
-        (["--batch-size", "7", "--finetune-batch-size", "7", "--mu", "1"], "7 is odd, use an even --batch-size"),
+        (["--finetune-batch-size", "7", "--no-finetune-disable-x-mixup"], "--finetune-batch-size 7 is odd"),
+        (["--batch-size", "7"], "--batch-size 7 is odd, and mixup pairs the images of a batch: use an even one"),
+        (["--stages", "pretrain", "semi"], "starts from a fine-tuned network, name finetune too"),
+        (["--concat", "--disable-x-drop-path"], "leave --concat out"),
+        (["--min-lr", "1"], "--min-lr 1 is above --lr"),
+        (["--accumulate", "3", "--batch-size", "6"], "finetune: --accumulate 3 must divide --batch-size 8"),
         (["--stages", "semi", "--from", "nowhere.pth"], "nowhere.pth"),
         (["--stages", "finetune", "--from", "nowhere.pth"], "nowhere.pth"),
         (["--labeled-list", "nowhere.csv"], "nowhere.csv"),
@@ -358,3 +363,62 @@ def test_mae_weights_of_another_depth_and_with_a_classifier_say_so(tmp_path, cap
     assert error.count("\n") == 1 and "has 3 blocks" in error and "is it another --arch" in error
     assert command(tmp_path / "b", "--stages", "finetune", "--from", str(tmp_path / "tuned.pth")) == 0
     assert "holds a classifier of 7 classes" in capsys.readouterr().out
+
+
+def test_the_test_phase_evaluates_what_was_recorded(tmp_path, capsys):
+    flags = ["--ema-decay", "0.5"]
+    assert command(tmp_path, *flags) == 0
+    run = only_run(tmp_path)
+    last = json.loads((run / "result.json").read_text())["evaluations"][-1]
+    capsys.readouterr()
+    for which, expected in (("latest", last), (str(run / "checkpoints" / "latest_teacher.pth"), {"top1": last["teacher_top1"]})):
+        assert command(tmp_path, *flags, "--phase", "test", "--resume", which) == 0
+        row = json.loads(capsys.readouterr().out.splitlines()[-1])
+        assert {name: row.get(name) for name in ("top1", "teacher_top1")} == {name: expected.get(name) for name in ("top1", "teacher_top1")}
+    assert command(tmp_path / "mae", "--stages", "pretrain", "--pretrain-epochs", "1", "--pretrain-iters-per-epoch", "2") == 0
+    assert command(tmp_path / "mae", "--stages", "pretrain", "--pretrain-epochs", "1", "--pretrain-iters-per-epoch", "2", "--phase", "test") == 0
+
+
+def test_the_probe_of_a_pretraining_is_no_start_for_self_training(tmp_path, capsys):
+    argv = [*TINY, *LIVE["mae"], "--log", str(tmp_path / "mae"), "--epochs", "1"]
+    assert launch.run_command(catalog.load_method("mae"), argv) == 0
+    assert command(tmp_path / "a", "--stages", "semi", "--from", str(only_run(tmp_path / "mae"))) == 1
+    assert "is of a pre-training" in capsys.readouterr().err
+    assert command(tmp_path / "b", "--stages", "finetune", "--from", str(only_run(tmp_path / "mae"))) == 0
+
+
+def test_another_recipe_of_pretraining_is_another_run(tmp_path):
+    def folder(ratio: float):
+        (tmp_path / "mine.yaml").write_text(f"default: {{all: {{mask_ratio: {ratio}}}}}")
+        args, _ = launch.resolve(SemiViT, [*TINY, *BN_FREE, "--stages", "pretrain", "finetune", "--pretrain-recipe", str(tmp_path / "mine.yaml")])
+        return record.run_path("semi_vit", args)
+
+    assert folder(0.5) != folder(0.75) and folder(0.5) == folder(0.5)
+
+
+def test_a_run_of_one_stage_is_recorded_by_its_own_flags(tmp_path):
+    assert command(tmp_path, "--stages", "finetune", "--epochs", "7") == 0
+    run = only_run(tmp_path)
+    for name in ("args.json", "result.json"):
+        body = json.loads((run / name).read_text())
+        assert body["args"]["epochs"] == 7 and body["args"]["finetune_epochs"] == 1 and run.name.endswith(body["args_hash"])
+
+
+def test_the_rest_of_the_published_recipes():
+    def of(name: str):
+        return launch.resolve(SemiViT, ["x", "-d", "ImageNet", "--recipe", name])[0]
+
+    base, scratch, convnext, huge = (of(f"{name}") for name in ("mae_vit_base_10p", "scratch_vit_base_10p", "scratch_convnext_tiny_10p", "mae_vit_huge_10p"))
+    assert [args.layer_decay for args in (base, huge, scratch, convnext)] == [0.75, 0.75, 0.85, 1]
+    assert [args.finetune_drop_path for args in (base, huge, scratch, convnext)] == [0.1, 0.2, 0.1, 0.1]
+    assert all(args.finetune_erasing == 0.25 and not args.finetune_disable_x_mixup for args in (base, huge, scratch, convnext))
+    assert [args.finetune_wd for args in (base, scratch, convnext)] == [0.05, 0.3, 0.05]
+    assert [args.finetune_beta2 for args in (base, scratch, convnext)] == [0.999, 0.95, 0.999]
+    assert [args.lr_warmup_epochs for args in (base, scratch, convnext)] == [5, 5, 10]
+    assert [args.fixed_positions for args in (base, scratch, convnext)] == [False, True, False]
+    assert [args.model_kwargs for args in (base, huge, scratch, convnext)] == [("global_pool=avg",), (), ("global_pool=avg",), ()]
+    assert [args.scratch for args in (base, huge, scratch, convnext)] == [False, False, True, True]
+    for name, lr, epochs, drop in (("base", 2e-3, 100, 0.1), ("large", 4e-3, 50, 0.2), ("huge", 4e-3, 50, 0.3)):
+        args = of(f"mae_vit_{name}_100p")
+        assert args.all_labeled and args.stages == ("finetune",) and args.finetune_batch_size == 1024 and args.finetune_drop_path == drop
+        assert args.finetune_lr == lr and args.finetune_epochs * args.finetune_iters_per_epoch == epochs * 1251
