@@ -7,41 +7,12 @@ import argparse
 import pytest
 import timm
 import torch
+from test_weights import Backbone, equal, network, one_line
 from torch import Tensor, nn
 
-from ssl_bench.models import Classifier, bottleneck, build_classifier
+from ssl_bench.models import build_classifier
 from ssl_bench.nets.positions import fix_positions
 from ssl_bench.pretrained import load_backbone
-
-
-class Backbone(nn.Module):
-    """A stand-in with torchvision's habits: dotted names and BatchNorm counters."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 4, 3, padding=1)
-        self.bn1 = nn.BatchNorm2d(4)
-        self.layer1 = nn.Sequential(nn.Conv2d(4, 6, 3))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.layer1(self.bn1(self.conv1(x))).mean(dim=(2, 3))
-
-
-def network(seed: int = 0) -> Classifier:
-    torch.manual_seed(seed)
-    return Classifier(Backbone(), nn.Identity(), bottleneck(6, 8), nn.Linear(8, 5))
-
-
-def equal(a: nn.Module, b: dict[str, torch.Tensor]) -> bool:
-    return all(torch.equal(tensor, b[name]) for name, tensor in a.state_dict().items())
-
-
-def one_line(error: type[Exception], path, action) -> str:
-    with pytest.raises(error) as caught:
-        action()
-    text = str(caught.value)
-    assert str(path) in text and "\n" not in text and len(text) < 400 + len(str(path))
-    return text
 
 
 def seen_labels(classes: int, name: str = "head") -> str:
