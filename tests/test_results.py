@@ -20,9 +20,11 @@ def evidence():
     return runs.collect([RESULTS / "digits"])
 
 
+@pytest.mark.parametrize("study", ["digits", "semi_vit_digits", "semi_vit_cifar10"])
 @pytest.mark.parametrize(("form", "ending"), [("github", "md"), ("csv", "csv"), ("latex", "tex")])
-def test_tables_are_made_from_the_runs_and_from_runs_csv_alike(evidence, tmp_path, form, ending):
-    committed = (RESULTS / f"digits.{ending}").read_text()
+def test_tables_are_made_from_the_runs_and_from_runs_csv_alike(tmp_path, study, form, ending):
+    evidence = runs.collect([RESULTS / study])
+    committed = (RESULTS / f"{study}.{ending}").read_text()
     assert table.render(table.summarize(evidence), form) == committed
     runs.write_runs_csv(evidence, tmp_path / "runs.csv")
     assert table.render(table.summarize(runs.collect([tmp_path / "runs.csv"])), form) == committed
@@ -52,6 +54,16 @@ def test_every_method_is_there_with_five_seeds_between_erm_and_the_oracle(eviden
     sentence = re.search(r"Below ERM[^.]*\.", (REPOSITORY / "README.md").read_text())[0]
     network = {"test_resnet": "CNN", "test_vit": "ViT"}[arch]
     assert below == (set(re.findall(r"`(\w+)`", sentence)) if network in sentence else set()), "the README says which are not"
+
+
+@pytest.mark.parametrize(("study", "table_in"), [("semi_vit_digits", 1), ("semi_vit_cifar10", 2)])
+def test_the_arms_of_semi_vit_are_those_its_page_shows(study, table_in):
+    done = runs.collect([RESULTS / study])
+    arms = [(len(group), statistics.mean(group), statistics.stdev(group)) for _, group in done.groupby("variant")["top1_last"]]
+    assert len(arms) == 6 and all(n == 5 for n, _, _ in arms)
+    page = (REPOSITORY / "docs" / "methods" / "semi_vit.md").read_text().partition("## What of it shows")[2]
+    rows = [line.split("|") for line in page.splitlines() if line.startswith("|")][2:8]
+    assert sorted(row[table_in + 1].strip() for row in rows) == sorted(f"{mean:.1f} ± {std:.1f}" for _, mean, std in arms)
 
 
 @pytest.mark.parametrize("method", ["fixmatch", "mean_teacher", "flexmatch", "debiasmatch", "pi_model"])
