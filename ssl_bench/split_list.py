@@ -61,7 +61,7 @@ def read_split_list(file: str, count: int, paths: Sequence[str] | None = None, l
             where = f"{file} line {lines[outside]}: position {entries[outside]}"
             raise ValueError(f"{where} is out of range: the training part has {count} images, 0 to {count - 1}")
     elif paths is None:
-        raise ValueError(f"{file} line {lines[0]} names a file, but these images are held in memory without their names: list their positions, one a line")
+        raise ValueError(f"{file} line {lines[0]} names a file, but these images are held in memory, without their names: list positions, one a line")
     else:
         lines, entries = _look_up(file, lines, entries, paths, {_split(path)[1] for path in left_out})
     positions, numbers = np.array(entries, dtype=np.int64), np.array(lines, dtype=np.int64)
