@@ -19,10 +19,14 @@ class Args:
     )
     labeled_list: str | None = flag(
         None, "file that names the labelled images, instead of a number per class: csv with a column Index, names, or positions",
-        group="data",
+        group="data", identity="changed",
     )
-    unlabeled_list: str | None = flag(None, "file that names the unlabelled images (default: all that are not labelled)", group="data")
-    unlabeled_all: bool = flag(False, "every training image is an unlabelled one too, the labelled ones included", group="data")
+    unlabeled_list: str | None = flag(
+        None, "file that names the unlabelled images (default: all that are not labelled)", group="data", identity="changed"
+    )
+    unlabeled_all: bool = flag(
+        False, "every training image is an unlabelled one too, the labelled ones included", group="data", identity="changed"
+    )
     download: bool = flag(True, "fetch the data set if it is missing", group="data", identity=False)
     skip_broken: bool = flag(False, "leave unreadable images out, and count them", group="data")
     workers: int = flag(

@@ -149,6 +149,8 @@ def train(method: type[Method], args: Args, recipe: Recipe, device: torch.device
     for stage, folder in zip(stages, folders, strict=True):
         stage_pools = with_true_labels(pools) if stage.true_labels else pools
         if not folder.done:
+            if results and not folder.has_state:
+                weights = record.read_all_weights(folders[len(results) - 1].checkpoints / "latest.pth")
             if len(stages) > 1:
                 print(f"{stage.name}, {len(results) + 1} of {len(stages)}")
             result = _train_stage(stage, stage_pools, folder, device, weights, recipe, (run, args, method.name))
@@ -157,8 +159,6 @@ def train(method: type[Method], args: Args, recipe: Recipe, device: torch.device
                 result |= describe(who, own, recipe, stage_pools, device, len(data.broken), folder.begun())
             folder.finish(result)
         results.append(json.loads((folder.path / "result.json").read_text()))
-        if len(stages) > 1:
-            weights = record.read_all_weights(folder.checkpoints / "latest.pth")
     if len(stages) > 1:
         run.adopt(folder)
         whole = describe(method, args, recipe, stage_pools, device, len(data.broken), run.begun()) if run.writes else {}

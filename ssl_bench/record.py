@@ -43,9 +43,6 @@ def identity(args: Args) -> dict[str, Any]:
     values["accumulate"] = 1  # a step in parts is the same step; kept so that runs of 0.1.0 keep their names
     if args.lr_scheduler != "step":
         del values["milestones"]  # which nothing reads then
-    for name in ("labeled_list", "unlabeled_list", "unlabeled_all"):
-        if not values[name]:
-            del values[name]  # so that runs from before these flags keep their names
     values |= lists(args)
     if args.labeled_list is not None:
         del values["num_samples_per_class"]

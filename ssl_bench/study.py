@@ -107,7 +107,7 @@ def _expanded(methods: Sequence[str]) -> Iterator[list[str]]:
     for entry in methods:
         name, *own = shlex.split(entry) or [""]
         if name == "all":
-            yield from ([each, *own] for each in method_names() if each not in pretraining_names())
+            yield from ([each, *own] for each in sorted({*method_names()} - {*pretraining_names()}))
         elif name in method_names():
             yield [name, *own]
         else:
