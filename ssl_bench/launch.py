@@ -21,6 +21,7 @@ from ssl_bench.args import Args
 from ssl_bench.catalog import pretraining_names
 from ssl_bench.datasets.cache import with_cache
 from ssl_bench.datasets.images import DataSet
+from ssl_bench.devices import describe_device, pick_device
 from ssl_bench.distributed import LostProcess
 from ssl_bench.feed import training_views
 from ssl_bench.flags import FlagError
@@ -262,33 +263,6 @@ def describe(
         split_hash=pools.split_hash, commit=begun["commit"], packages=begun["packages"],
         cached=pools.labeled.cached is not None, device=describe_device(device), processes=distributed.world_size(), finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )  # fmt: skip
-
-
-def pick_device(name: str) -> torch.device:
-    """``auto``: cuda, else mps, else cpu; under torchrun each process gets the GPU of its local rank.  ValueError: no such device."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    if distributed.announced_size() > 1 and name not in ("cuda", "cpu"):
-        raise ValueError(f"--device {name} cannot be shared by {distributed.announced_size()} processes: use cuda (one GPU each) or cpu")
-    if name == "cuda" and distributed.announced_size() > 1:
-        if distributed.local_rank() >= torch.cuda.device_count():
-            raise ValueError(f"this machine has {torch.cuda.device_count()} GPUs: use --nproc-per-node {torch.cuda.device_count()} or fewer")
-        name = f"cuda:{distributed.local_rank()}"
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"--device {name} is not to be had here: {str(error).splitlines()[0]}") from None
-    return device
-
-
-def describe_device(device: torch.device) -> str:
-    """The device's name, for records."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{device.type} ({torch.get_num_threads()} threads)"
 
 
 def _headline(result: dict[str, Any]) -> str:

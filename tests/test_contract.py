@@ -201,7 +201,7 @@ def test_every_parameter_moves_in_three_steps(tiny, name):
 
 FLOORS = (
     "atomic distributed flags foreign interrupt split split_list losses nets schedules weights",
-    "args recipe augment datasets metrics mixup monitors parallel pretrained progress runs",
+    "args recipe augment datasets devices metrics mixup monitors parallel pretrained progress runs",
     "ema models shares transformer_args zoo",
     "streams record prefetch",
     "evaluate pools",

@@ -16,7 +16,7 @@ import ranks
 import torch
 from conftest import BN_FREE, LIVE, TINY, last_stage, only_run
 
-from ssl_bench import catalog, distributed, launch
+from ssl_bench import catalog, devices, distributed, launch
 from ssl_bench.record import read_jsonl
 from ssl_bench.weights import read_tensors
 
@@ -187,7 +187,7 @@ def test_a_device_that_processes_cannot_share_is_refused(monkeypatch, device):
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="cannot be shared by 2 processes"):
-        launch.pick_device(device)
+        devices.pick_device(device)
 
 
 def test_sharding_needs_processes(tmp_path, capsys):

@@ -11,8 +11,8 @@ from benchmarks.loops import WRN, Setup, setup, suite_loop
 from benchmarks.step import TINY
 from torch import nn
 
+from ssl_bench.devices import pick_device
 from ssl_bench.ema import EMATeacher
-from ssl_bench.launch import pick_device
 from ssl_bench.models import build_classifier
 
 DECAY = 0.999

@@ -15,7 +15,7 @@ from benchmarks.harness import Options, Row, seconds
 from benchmarks.loops import CLASSES, Setup, setup, suite_loop
 from torch import Tensor
 
-from ssl_bench.launch import pick_device
+from ssl_bench.devices import pick_device
 from ssl_bench.mixup import Mix, draw_pseudo_mixup, mix_batch
 from ssl_bench.transformer_args import draw_mix
 

@@ -20,8 +20,8 @@ from benchmarks.memory import peak_in_a_process
 from benchmarks.shares import PARTS, shares_of_a_step
 from torch import nn
 
+from ssl_bench.devices import pick_device
 from ssl_bench.feed import training_batches
-from ssl_bench.launch import pick_device
 from ssl_bench.trainer import Trainer
 
 DIGITS = "--arch test_resnet --bottleneck-dim 128 --image-size 16 --train-resizing cifar".split()
