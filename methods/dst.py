@@ -61,8 +61,7 @@ class ThreeHeads(Classifier):
         )
         self.register_buffer("reversal", torch.zeros(()), persistent=False)  # a function of the step
 
-    def forward(self, x: Tensor) -> Tensor:
-        features = self.features(x)          # (B, D)
+    def logits(self, features: Tensor) -> Tensor:
         if not self.training:
             return self.head(features)
         reversed_ = Reversal.apply(features, self.reversal)                   # (B, D)

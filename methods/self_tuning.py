@@ -43,8 +43,7 @@ class Projected(Classifier):
         super().__init__(base.backbone, base.pool, base.bottleneck, base.head)
         self.projector = nn.Linear(base.head.in_features, width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        features = self.features(x)          # (B, bottleneck)
+    def logits(self, features: Tensor) -> Tensor:
         if not self.training:
             return self.head(features)
         return torch.cat([self.head(features), F.normalize(self.projector(features), dim=1)], dim=1)

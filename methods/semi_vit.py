@@ -21,7 +21,7 @@ from ssl_bench.mixup import mix_batch, surest
 from ssl_bench.monitors import pseudo_label_health
 from ssl_bench.nets.stochastic_depth import drop_path
 from ssl_bench.pipeline import PipelineArgs, pipeline
-from ssl_bench.pretrained import lay_over
+from ssl_bench.pretrained import backbone_over
 from ssl_bench.streams import MIX, random_of
 from ssl_bench.transformer_args import draw_mix
 
@@ -74,8 +74,7 @@ class SemiViT(Method):
 
     def load_previous(self, weights: dict[str, Tensor], others: dict[str, dict[str, Tensor]]) -> None:
         if not self.unlabeled_views:  # fine-tuning, after pre-training: the head is new
-            backbone = {key.removeprefix("backbone."): value for key, value in weights.items() if key.startswith("backbone.")}
-            return print(lay_over(self.model.backbone, backbone, "the stage before"))
+            return print(backbone_over(self.model.backbone, weights, "the stage before"))
         super().load_previous(weights, others)
         if self.teacher is not None:
             self.teacher.model.load_state_dict(others.get("teacher", self.model.state_dict()))

@@ -75,6 +75,19 @@ class Args:
     pretrained_backbone: str | None = flag(None, "file with backbone weights: MAE's, DINO's, a latest.pth, a state dict", group="model")
     finetune: bool = flag(False, "backbone learning rate x 0.1", group="model")
 
+    positional: str = flag(
+        "none", "a loss on where the network's tokens are, for every image it learns from: absolute or relative labels", group="positions",
+        choices=("none", "apl", "rpl"), identity="changed",
+    )
+    positional_weight: float = flag(0.5, "weight of that loss", group="positions", ge=0, identity="changed")
+    pairs_per_image: int = flag(
+        0, "pairs of tokens of relative labels, drawn anew each step; 0: all", group="positions", ge=0, identity="changed"
+    )
+    pos_embed: bool = flag(True, "position embedding or relative bias of the network; without: none", group="positions", identity="changed")
+    conditional_positions: bool = flag(
+        False, "a depthwise convolution at the start of each block of a Swin tells positions", group="positions", identity="changed"
+    )
+
     batch_size: int = flag(32, "labelled images a step, over all processes", names=("-b",), group="optimisation", ge=1)
     mu: int = flag(1, "unlabelled images per labelled image in a batch", group="optimisation", ge=1)
     optimizer: str = flag("sgd", "SGD with Nesterov momentum 0.9, or AdamW", group="optimisation", choices=("sgd", "adamw"))
@@ -100,6 +113,10 @@ class Args:
         0, "labelled images a device takes at a time, more are accumulated; 0: no limit", group="optimisation", ge=0, identity=False
     )
     epochs: int = flag(20, "epochs; one is --iters-per-epoch steps, then an evaluation", group="optimisation", ge=1)
+    epochs_before: int = flag(
+        0, "epochs of the learning rate's schedule that lie before this run", group="optimisation", ge=0, identity="changed"
+    )
+    epochs_after: int = flag(0, "epochs of it that lie after this run", group="optimisation", ge=0, identity="changed")
     iters_per_epoch: int = flag(500, "steps an epoch", names=("-i",), group="optimisation", ge=1)
     eval_batch_size: int = flag(256, "images a step of evaluation, over all processes", group="optimisation", ge=1, identity=False)
     precision: str = flag("fp32", "arithmetic of the forward pass", group="optimisation", choices=("fp32", "bf16", "fp16"))

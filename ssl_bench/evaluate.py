@@ -31,22 +31,40 @@ def evaluation_stream(
 
 
 @torch.inference_mode()
-def evaluate(predict: Callable[[Tensor], Tensor], stream: Stream, num_classes: int) -> dict[str, float]:
+def evaluate(predict: Callable[[Tensor], Tensor | dict[str, Tensor]], stream: Stream, num_classes: int) -> dict[str, float]:
     """top1, top5 (top-C when C < 5), mean_class: percent; loss: mean cross-entropy, nats.
 
-    predict: (B, 3, S, S) -> logits (B, C); stream: of `evaluation_stream`.  Counts are exact, over all processes.
+    predict: (B, 3, S, S) -> logits (B, C), or several by name: those of "" give the figures above, those of "x" x_top1 and so on.
+    stream: of `evaluation_stream`.  Counts are exact, over all processes.
     """
-    images, device = stream.images, stream.device
-    hits = torch.zeros(2, dtype=torch.int64, device=device)
-    confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
-    loss = torch.zeros((), device=device, dtype=torch.float32 if device.type == "mps" else torch.float64)
-    for (x,), target, _ in ahead(stream, device):
-        y = predict(x).float()
-        hits += metrics.top_k_hits(y, target)
-        confusion += metrics.confusion_matrix(y.argmax(dim=1), target, num_classes)
-        loss += F.cross_entropy(y, target, reduction="sum")
-    for total in (hits, confusion, loss):
-        distributed.sum_(total)
-    top1, top5 = (100 * count / len(images) for count in hits.tolist())
-    mean_class = 100 * metrics.mean_class_accuracy(confusion)
-    return {"top1": top1, "top5": top5, "mean_class": mean_class, "loss": loss.item() / len(images)}
+    tallies: dict[str, _Tally] = {}
+    for (x,), target, _ in ahead(stream, stream.device):
+        y = predict(x)
+        for name, logits in (y if isinstance(y, dict) else {"": y}).items():
+            if name not in tallies:
+                tallies[name] = _Tally(num_classes, stream.device)
+            tallies[name].add(logits.float(), target)
+    rows = {name: tally.figures(len(stream.images)) for name, tally in tallies.items()}
+    return {f"{name}_{figure}" if name else figure: value for name, row in rows.items() for figure, value in row.items()}
+
+
+class _Tally:
+    """What is counted of one network's predictions; it stays on the device until the end."""
+
+    def __init__(self, num_classes: int, device: torch.device) -> None:
+        self.hits = torch.zeros(2, dtype=torch.int64, device=device)
+        self.confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
+        self.loss = torch.zeros((), device=device, dtype=torch.float32 if device.type == "mps" else torch.float64)
+
+    def add(self, y: Tensor, target: Tensor) -> None:
+        self.hits += metrics.top_k_hits(y, target)
+        self.confusion += metrics.confusion_matrix(y.argmax(dim=1), target, len(self.confusion))
+        self.loss += F.cross_entropy(y, target, reduction="sum")
+
+    def figures(self, images: int) -> dict[str, float]:
+        """Over all processes.  Collective."""
+        for total in (self.hits, self.confusion, self.loss):
+            distributed.sum_(total)
+        top1, top5 = (100 * count / images for count in self.hits.tolist())
+        mean_class = 100 * metrics.mean_class_accuracy(self.confusion)
+        return {"top1": top1, "top5": top5, "mean_class": mean_class, "loss": self.loss.item() / images}

@@ -27,7 +27,6 @@ from ssl_bench.feed import training_views
 from ssl_bench.flags import FlagError
 from ssl_bench.interrupt import Interrupted
 from ssl_bench.method import Method, Stage, Task
-from ssl_bench.models import check_arch
 from ssl_bench.placement import OutOfMemory, compile_networks, explained_memory, place
 from ssl_bench.pools import Pools, check_lists, labels_are_given, labels_per_class, make_pools, with_true_labels
 from ssl_bench.recipe import Recipe
@@ -140,7 +139,7 @@ def train(method: type[Method], args: Args, recipe: Recipe, device: torch.device
         if record.method_of(file) in pretraining_names():
             raise ValueError(f"{file} is of a pre-training, its classifier is a probe: fine-tune first (--pretrained-backbone takes it)")
         weights = record.read_all_weights(file)
-    data, pools = _load(args, path / "split.npz")
+    data, pools = _load(method, args, path / "split.npz")
     print(f"{method.name} on {args.data} -> {path}\nrecipe {recipe.name}: {', '.join(recipe.sections) or 'bare defaults'}")
     if data.broken:
         print(f"{len(data.broken)} broken images left out, the first is {data.broken[0]}")
@@ -150,11 +149,12 @@ def train(method: type[Method], args: Args, recipe: Recipe, device: torch.device
     for stage, folder in zip(stages, folders, strict=True):
         stage_pools = with_true_labels(pools) if stage.true_labels else pools
         if not folder.done:
-            if results and not folder.has_state:
-                weights = record.read_all_weights(folders[len(results) - 1].checkpoints / "latest.pth")
+            before = folders[len(results) - 1] if results else None
+            if before is not None and not folder.has_state:
+                weights = record.read_all_weights(before.checkpoints / "latest.pth")
             if len(stages) > 1:
                 print(f"{stage.name}, {len(results) + 1} of {len(stages)}")
-            result = _train_stage(stage, stage_pools, folder, device, weights, recipe, (run, args, method.name))
+            result = _train_stage(stage, stage_pools, folder, device, weights, recipe, (run, args, method.name), before)
             if folder.writes:
                 who, own = (method, args) if folder is run else (stage.method, stage.args)  # a run of one stage is known by its flags
                 result |= describe(who, own, recipe, stage_pools, device, len(data.broken), folder.begun())
@@ -175,15 +175,15 @@ def _ready(stage: Stage, method: type[Method]) -> Stage:
         check_shares(args, distributed.world_size())
     except FlagError as error:
         raise FlagError(f"{stage.name}: {error}") from None
-    if args.lr_scheduler == "half_cos" and args.lr_warmup_epochs >= args.epochs:
+    if args.lr_scheduler == "half_cos" and args.lr_warmup_epochs >= args.epochs_before + args.epochs + args.epochs_after:
         print(f"note: {stage.name}: the learning rate warms up for {args.lr_warmup_epochs:g} of {args.epochs} epochs")
     return dataclasses.replace(stage, args=args, method=stage.method or method)
 
 
-def _load(args: Args, saved: Path | None) -> tuple[DataSet, Pools]:
+def _load(method: type[Method], args: Args, saved: Path | None) -> tuple[DataSet, Pools]:
     """Data and pools; names are checked first, since loading may take long.  saved: the run's split.npz."""
     zoo.check_name(args.data)
-    check_arch(args.arch)
+    method.check_arch(args.arch)
     with distributed.first_process_first():
         data = full = zoo.load(args.data, args.root, download=args.download, skip_broken=args.skip_broken)
         if args.cache != "none" and args.phase == "train":
@@ -200,8 +200,9 @@ def _load(args: Args, saved: Path | None) -> tuple[DataSet, Pools]:
 def _train_stage(
     stage: Stage, pools: Pools, run: record.RunFolder, device: torch.device,
     weights: tuple[dict[str, Any], dict[str, Any]] | None, recipe: Recipe, whole: tuple[record.RunFolder, Args, str],
+    before: record.RunFolder | None,
 ) -> dict[str, Any]:  # fmt: skip
-    """weights: of the stage before, see `record.read_all_weights`; whole: the run this is a stage of, or itself."""
+    """weights: of the stage `before`, see `record.read_all_weights`; whole: the run this is a stage of, or itself."""
     print(f"labeled_dataset_size: {len(pools.labeled)}\nunlabeled_dataset_size: {len(pools.unlabeled)}")
     print(f"test_dataset_size: {len(pools.test)}\ndevice: {describe_device(device)}", flush=True)
     print(described(stage.args, distributed.world_size()), end="", flush=True)
@@ -215,7 +216,7 @@ def _train_stage(
     for folder, args, name in begun:  # only now: what cannot be built leaves no run in the tables
         folder.create(name, args, recipe.name, recipe.hash, labels_per_class(args, pools))
     with explained_memory(stage.args, device):
-        return fit(instance, pools, stage.args, run, device)
+        return fit(instance, pools, stage.args, run, device, before if stage.continues else None)
 
 
 def build(method: type[Method], args: Args, pools: Pools, *, pretrained: bool) -> Method:
@@ -230,7 +231,7 @@ def _test(method: type[Method], args: Args, device: torch.device) -> int:
     weights = run.checkpoints / f"{which}.pth" if which in ("best", "latest") else Path(which)
     if not weights.is_file():
         raise FileNotFoundError(f"no checkpoint {weights}; train first with the same flags, or give --resume FILE")
-    _, pools = _load(args, None)
+    _, pools = _load(method, args, None)
     stage = method.stages(args)[-1]
     args = dataclasses.replace(stage.args, pretrained_backbone=None)
     instance = build(stage.method or method, args, pools, pretrained=False)

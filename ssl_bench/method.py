@@ -17,11 +17,15 @@ from torch import Tensor, nn
 
 from ssl_bench import models
 from ssl_bench.args import Args, TwoViewArgs
+from ssl_bench.augment.draws import send
 from ssl_bench.losses import two_view_cross_entropy
 from ssl_bench.monitors import collapse_warnings
+from ssl_bench.nets.positional import PositionHead, draw_pairs, with_conditional_positions, without_positions
 from ssl_bench.nets.positions import fix_positions
+from ssl_bench.nets.tokens import token_shape
 from ssl_bench.pools import Pools
 from ssl_bench.record import weights_file
+from ssl_bench.streams import PAIRS, generator_of
 from ssl_bench.transformer_args import TransformerArgs
 from ssl_bench.weights import load_strictly
 
@@ -84,6 +88,7 @@ class Stage:
     true_labels: train on every training image with its label (the oracle) instead of the labelled subset.
     previous: the first stage only: a file, or a run's folder, with weights for `Method.load_previous`.
     method: who trains it, with `args` of its own; None: the method that has the stages.
+    continues: the optimisers go on with what they remember of the stage before, of which this one has the networks.
     """
 
     name: str
@@ -91,6 +96,7 @@ class Stage:
     true_labels: bool = False
     previous: str | None = None
     method: type[Method] | None = None
+    continues: bool = False
 
 
 class Method(nn.Module):
@@ -108,6 +114,8 @@ class Method(nn.Module):
         self.args = args
         self.task = task
         self.model = self.build_model()
+        self.positional = self._position_head()
+        self.tokens: list[Tensor] = []  # of this micro-batch's images, until position_step
         if isinstance(args, TwoViewArgs) and args.trade_off_cls_strong == 0:
             self.labeled_views = (self.labeled_views[0], None)
         if args.concat:
@@ -123,6 +131,11 @@ class Method(nn.Module):
         """Whether a stage with these arguments cannot do without unlabelled images."""
         return bool(cls.unlabeled_views)
 
+    @classmethod
+    def check_arch(cls, arch: str) -> None:
+        """ValueError unless `build_model` knows the network; asked before any data is read."""
+        models.check_arch(arch)
+
     def build_model(self) -> nn.Module:
         """The student network: images (B, 3, S, S) -> logits (B, C)."""
         args = self.args
@@ -136,17 +149,54 @@ class Method(nn.Module):
             nn.init.zeros_(model.head.bias)
             if args.fixed_positions:
                 fix_positions(model.backbone)
+        if not args.pos_embed:
+            without_positions(model.backbone, args.arch)
+        if args.conditional_positions:
+            with_conditional_positions(model.backbone, args.arch)
         return model
+
+    def _position_head(self) -> PositionHead | None:
+        args = self.args
+        if args.positional == "none":
+            return None
+        if self.pretrains:
+            raise ValueError(f"--positional: {self.name} sees some of an image's patches, out of order; use it in the training that follows")
+        if args.positional == "apl" and args.pairs_per_image:
+            raise ValueError("--pairs-per-image is of --positional rpl: absolute labels are of single tokens")
+        backbone = self.model.backbone if isinstance(self.model, models.Classifier) else self.model
+        with torch.random.fork_rng(devices=()):  # all else begins as it does without
+            return PositionHead(*token_shape(backbone, args.arch, args.image_size), args.positional)
 
     def forwards(self, *images: Tensor | None) -> Iterator[Tensor | None]:
         """The student's logits of each batch of images in turn (None for None), each computed when it is asked for: a script
         that calls ``loop.backward`` in between needs memory for one forward at a time.  With --concat all come from one."""
-        if self.args.concat:
-            given = [x for x in images if x is not None]
-            parts = iter(self.model(torch.cat(given)).split([len(x) for x in given]))
+        given = [x for x in images if x is not None]
+        if self.args.concat and len(given) > 1:
+            parts = iter(self._forward(torch.cat(given)).split([len(x) for x in given]))
             yield from (x if x is None else next(parts) for x in images)
         else:
-            yield from (x if x is None else self.model(x) for x in images)
+            yield from (x if x is None else self._forward(x) for x in images)
+
+    def _forward(self, x: Tensor) -> Any:
+        if self.positional is None:
+            return self.model(x)
+        y, tokens = self.model(x, tokens=True)
+        self.tokens.append(tokens)
+        return y
+
+    def position_step(self, loop: Loop) -> dict[str, Tensor]:
+        """The term of --positional, over all images of `forwards` since the last one; the loop calls it after `train_step`."""
+        if self.positional is None:
+            return {}
+        tokens, pairs = torch.cat(self.tokens), None                           # (images, N, D)
+        self.tokens.clear()
+        if self.args.pairs_per_image:
+            pairs = draw_pairs(tokens.shape[1], self.args.pairs_per_image, generator_of(self.args.seed, PAIRS, loop.step))
+            pairs = send(pairs, tokens.device)                                 # (P, 2)
+        loss, accuracy = self.positional(tokens, pairs)
+        position_loss = self.args.positional_weight * loss
+        loop.backward(position_loss, "position_loss")
+        return {"position_loss": position_loss, "position_acc": accuracy}
 
     def supervised(self, y: Iterator[Tensor | None], target: Tensor, loop: Loop) -> dict[str, Tensor]:
         """The supervised term of `TwoViewArgs`, and what it logs.
@@ -162,6 +212,8 @@ class Method(nn.Module):
         """Each is stepped once an iteration.  A group's ``lr_scale`` multiplies --lr and the schedule."""
         args = self.args
         groups = models.parameter_groups(self.model, args.finetune, args.layer_decay, args.wd)
+        if self.positional is not None:
+            groups += [{"params": [*self.positional.parameters()]}] if args.layer_decay is None else models.layer_groups(self.positional, 1, args.wd)
         # On a CPU a third of the time; on CUDA the unfused ones make the fp16 scaler wait for the device.  Not for sharded weights.
         fused = groups[0]["params"][0].device.type in ("cpu", "cuda") and not args.shard
         if args.optimizer == "adamw":
@@ -206,5 +258,6 @@ class Method(nn.Module):
         return collapse_warnings(means, evaluations)
 
     def predict(self, x: Tensor) -> Any:
-        """Images (B, 3, S, S) -> logits (B, C), in eval mode."""
+        """Images (B, 3, S, S) -> logits (B, C), in eval mode; or several by name, of which "" is the headline's and the others
+        are recorded as ``<name>_top1`` ..."""
         return self.evaluated()(x)

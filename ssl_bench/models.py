@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from ssl_bench.flags import nearest
 from ssl_bench.nets import wide_resnet
+from ssl_bench.nets.recompute import checkpoint_activations
+from ssl_bench.nets.tokens import features_and_tokens
 from ssl_bench.pretrained import load_backbone
 
 # TLlib loads torchvision's first ImageNet weights for these names; timm's default for the same name is another training.
@@ -26,18 +28,22 @@ class Classifier(nn.Module):
     """
 
     slow: tuple[str, ...] = ("backbone",)  # the parts that --finetune trains with a tenth of the learning rate
+    probed = False  # what is behind the backbone learns, and the backbone not from it
 
     def __init__(self, backbone: nn.Module, pool: nn.Module, bottleneck: nn.Module, head: nn.Linear) -> None:
         super().__init__()
         self.backbone, self.pool, self.bottleneck, self.head = backbone, pool, bottleneck, head
 
-    def features(self, x: Tensor) -> Tensor:
-        """x: (B, 3, S, S) normalised float -> what the head sees: (B, bottleneck_dim or feature_dim)."""
-        return self.bottleneck(self.pool(self.backbone(x)))
+    def forward(self, x: Tensor, tokens: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        """x: (B, 3, S, S) normalised float -> logits (B, C); with `tokens` also the backbone's patch tokens (B, N, D)."""
+        features, patches = features_and_tokens(self.backbone, x) if tokens else (self.backbone(x), None)
+        features = self.pool(features.detach() if self.probed else features)
+        y = self.logits(self.bottleneck(features))
+        return (y, patches) if tokens else y
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x: (B, 3, S, S) normalised float -> logits (B, C)."""
-        return self.head(self.features(x))
+    def logits(self, features: Tensor) -> Tensor:
+        """What the head sees, (B, bottleneck_dim or feature_dim) -> (B, C); a subclass may give more in training."""
+        return self.head(features)
 
 
 def bottleneck(feature_dim: int, width: int) -> nn.Sequential:
@@ -80,37 +86,13 @@ def build_classifier(
         how = "with its pooling: change --model-kwargs, or add --no-pool" if pool else "without its pooling: leave --no-pool out"
         raise ValueError(f"--arch {arch} gives no vector of features {how}")
     if grad_checkpointing:
-        _checkpoint_activations(backbone, arch)
+        checkpoint_activations(backbone, arch)
     return Classifier(
         backbone.train(),
         nn.Identity() if pool else Unpooled(*_first_tokens(backbone)),  # outside the backbone, whose state-dict names it would change
         bottleneck(features.shape[1], bottleneck_dim) if bottleneck_dim else nn.Identity(),
         nn.Linear(bottleneck_dim or features.shape[1], num_classes),
     )
-
-
-def _checkpoint_activations(backbone: nn.Module, arch: str) -> None:
-    try:
-        backbone.set_grad_checkpointing(True)
-    except (AttributeError, AssertionError, NotImplementedError):
-        raise ValueError(f"--arch {arch} has no --grad-checkpointing; use --accumulate to save memory") from None
-    for module in backbone.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.register_forward_pre_hook(_hold_statistics)
-            module.register_forward_hook(_release_statistics, always_call=True)
-
-
-def _hold_statistics(norm: nn.Module, _: Any) -> None:
-    # The forward that is run again inside a backward would move the running statistics a second time.  (Compiled graphs do not.)
-    if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:
-        norm.held_momentum, norm.momentum = norm.momentum, 0.0
-
-
-def _release_statistics(norm: nn.Module, *_: Any) -> None:
-    if hasattr(norm, "held_momentum"):
-        norm.momentum = norm.held_momentum
-        norm.num_batches_tracked -= 1
-        del norm.held_momentum
 
 
 def check_separable(network: nn.Module, arch: str) -> None:
@@ -258,11 +240,16 @@ def parse_model_kwargs(pairs: Sequence[str]) -> dict[str, Any]:
     return result
 
 
-def parameter_groups(model: Classifier, finetune: bool, layer_decay: float | None = None, wd: float = 0.0) -> list[dict[str, Any]]:
+def parameter_groups(model: nn.Module, finetune: bool, layer_decay: float | None = None, wd: float = 0.0) -> list[dict[str, Any]]:
     """One group for each part that has parameters; ``lr_scale`` is 0.1 for the `slow` parts when fine-tuning, else 1.
 
     layer_decay: see `layer_groups`, which then splits every part further.  Weights that need no gradient are left out.
+    A network that is no `Classifier` is one part.  ValueError: what it does not know is asked of it.
     """
+    if not isinstance(model, Classifier):
+        if finetune:
+            raise ValueError("--finetune: this network has no backbone of its own; lower --lr, or leave it out")
+        return layer_groups(model, 1.0 if layer_decay is None else layer_decay, wd)
     groups = []
     for name, part in model.named_children():
         scale = 0.1 if finetune and name in model.slow else 1.0
@@ -282,8 +269,8 @@ def layer_groups(part: nn.Module, layer_decay: float, wd: float) -> list[dict[st
 
     spared = part.no_weight_decay() if hasattr(part, "no_weight_decay") else ()
     if not hasattr(part, "group_matcher"):
-        if layer_decay != 1 and isinstance(part, wide_resnet.WideResNet):
-            raise ValueError("--layer-decay: a WRN does not say what its layers are; use 1, or a network of timm")
+        if layer_decay != 1 and getattr(part, "layers_unknown", isinstance(part, wide_resnet.WideResNet)):
+            raise ValueError("--layer-decay: a WRN or a Semiformer does not say what its layers are; use 1, or a network of timm")
         return param_groups_weight_decay(part, wd, no_weight_decay_list=spared)
     whole, above = nn.Module(), nn.Parameter(torch.empty(0))  # the backbone, and a classifier's place
     whole.group_matcher = part.group_matcher

@@ -15,6 +15,7 @@ from ssl_bench import distributed, parallel
 from ssl_bench.args import Args
 from ssl_bench.ema import EMATeacher
 from ssl_bench.method import Method
+from ssl_bench.nets.positional import PositionHead
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # The CUDA allocator has an exception type of its own; the others, and the driver below it, only a text.
@@ -67,6 +68,8 @@ def compile_networks(method: Method, args: Args) -> None:
     """
     if args.compile or args.cuda_graphs:
         for network in networks(method):
+            if isinstance(network, PositionHead):
+                continue  # its loop over parts would become one long graph
             network.compile(dynamic=False, mode="reduce-overhead" if args.cuda_graphs else None)
 
 

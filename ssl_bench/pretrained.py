@@ -24,6 +24,12 @@ def load_backbone(backbone: nn.Module, path: str, classifier: Sequence[str] = ()
     return lay_over(backbone, _network_in(read_tensors(path), path), path, classifier)
 
 
+def backbone_over(backbone: nn.Module, classifier: Mapping[str, Tensor], source: str) -> str:
+    """`lay_over` with the backbone alone of a classifier of this suite: for a stage that begins a head of its own."""
+    own = {key.removeprefix("backbone."): value for key, value in classifier.items() if key.startswith("backbone.")}
+    return lay_over(backbone, own, source)
+
+
 def lay_over(backbone: nn.Module, given: dict[str, Tensor], path: str, classifier: Sequence[str] = ()) -> str:
     """Lay a network's tensors, from `path`, over `backbone`; a report of what fitted, and of what was left aside.
 

@@ -22,7 +22,7 @@ from ssl_bench.datasets.images import Images
 _AT_ONCE = 32  # decoded images that a worker holds: enough to share the draws' cost, few enough for its memory
 _BATCHES_AHEAD = 2  # of each worker; more only costs memory, since a stream never starts again
 
-LABELED, UNLABELED, INITIAL, STEP, PREDICTED, MASK, MIX = range(7)  # what a random stream is for, so that no two share their numbers
+LABELED, UNLABELED, INITIAL, STEP, PREDICTED, MASK, MIX, PAIRS = range(8)  # what a random stream is for, so that no two share their numbers
 
 
 def seed_of(*key: int) -> int:

@@ -1,7 +1,7 @@
 """Studies: methods x settings x labels per class x seeds, trained by a few worker processes, ending in a table.
 
 A study file is YAML: ``methods``, ``settings`` (each a set of flags, ``data`` among them), ``num_samples_per_class``,
-``seeds``.  A run that is done is not repeated, so the same command continues a study that was stopped.
+``seeds``.  Not every method can train every network: a setting's ``only`` or ``without`` lists the methods it is for or not for.  A run that is done is not repeated, so the same command continues a study that was stopped.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from ssl_bench.interrupt import Interrupted, handling
 
 KINDS = {str: "a name", dict: "a map of flags", int: "a whole number"}
 KEYS = ("methods", "settings", "num_samples_per_class", "seeds")
+FOR = ("only", "without")  # of a setting: methods
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,11 @@ def read_study(source: str) -> Study:
         kind = {"methods": str, "settings": dict}.get(key, int)
         if not all(type(item) is kind for item in value):
             raise flags.FlagError(f"study {source}: every entry of {key} must be {KINDS[kind]}, got {value!r}")
+    for setting in tree.get("settings", ()):
+        for key in FOR:
+            wrong = [name for name in setting.get(key, ()) if name not in method_names()]
+            if wrong or not isinstance(setting.get(key, []), list):
+                raise flags.FlagError(f"study {source}: {key} must list methods; {flags.nearest(str(wrong[0] if wrong else setting[key]), method_names(), 'method')}")
     for key in ("methods", "settings"):
         if key not in tree:
             raise flags.FlagError(f"study {source} lacks {key}")
@@ -94,11 +100,15 @@ def plan(study: Study, log: str, extra: Sequence[str]) -> list[Run]:
         for setting in study.settings:
             for n in study.num_samples_per_class:
                 for name, *own in _expanded(study.methods):
+                    if name in setting.get("without", ()) or name not in setting.get("only", [name]):
+                        continue
                     labels = () if n is None else ("--num-samples-per-class", str(n))
                     argv = (*_as_flags(setting), *own, *labels, "--seed", str(seed), *extra, "--log", log)
                     method = load_method(name)
                     args, _ = launch.resolve(method, argv)
                     runs.append(Run(name, argv, record.run_path(name, args)))
+    if not runs:
+        raise flags.FlagError(f"study {study.name}: no setting is for {', '.join(study.methods)}")
     return list({run.folder: run for run in runs}.values())  # what is named twice is trained once
 
 
@@ -118,7 +128,7 @@ def _as_flags(setting: dict[str, Any]) -> list[str]:
     argv = [str(setting["root"])] if "root" in setting else []
     for key, value in setting.items():
         option = "--" + key.replace("_", "-")
-        if key == "root":
+        if key in ("root", *FOR):
             continue
         if isinstance(value, bool):
             argv.append(option if value else option.replace("--", "--no-", 1))

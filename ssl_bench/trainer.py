@@ -56,8 +56,8 @@ class Trainer:
     def backward(self, loss: Tensor, term: str) -> None:
         bad = torch.where(loss.detach().isfinite(), self.total_steps, self.step)
         self.first_bad[term] = bad if term not in self.first_bad else torch.minimum(self.first_bad[term], bad)
-        if self.args.concat:
-            self.deferred.append(loss)  # the terms share one forward, and so one backward
+        if self.args.concat or self.method.positional is not None:
+            self.deferred.append(loss)  # terms share forwards, and so one backward
         else:
             self._backward(loss)
 
@@ -79,6 +79,7 @@ class Trainer:
         for micro in batch.chunks(self.args.accumulate):
             with autocast(self.args, self.device):
                 logged = self.method.train_step(micro, self)
+                logged |= self.method.position_step(self)
             if self.deferred:
                 self._backward(torch.stack(self.deferred).sum())
                 self.deferred.clear()
@@ -98,8 +99,9 @@ class Trainer:
 
     def _set_learning_rate(self) -> None:
         args = self.args
+        before, after = (epochs * args.iters_per_epoch for epochs in (args.epochs_before, args.epochs_after))
         factor = args.lr * schedules.learning_rate(
-            self.step, scheduler=args.lr_scheduler, total_steps=self.total_steps, gamma=args.lr_gamma, decay=args.lr_decay,
+            before + self.step, scheduler=args.lr_scheduler, total_steps=before + self.total_steps + after, gamma=args.lr_gamma, decay=args.lr_decay,
             warmup_steps=args.lr_warmup_epochs * args.iters_per_epoch,
             milestones=[epoch * args.iters_per_epoch for epoch in args.milestones], floor=args.min_lr / args.lr,
         )
@@ -135,6 +137,12 @@ class Trainer:
             optimizers=[parallel.gathered(optimizer.state_dict()) for optimizer in self.optimizers],
             means=self.means.state_dict(), evaluations=self.evaluations, train_seconds=self.train_seconds, images_seen=self.images_seen,
         )
+
+    def go_on_from(self, state: dict[str, Any]) -> None:
+        """Take over the optimisers' memory from the last state of the stage before; its weights are the method's already."""
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            parallel.load_optimizer(optimizer, saved)
+        self.scaler.load_state_dict(state["scaler"])
 
     def load_state_dict(self, state: dict[str, Any], split_hash: dict[str, str]) -> None:
         """ValueError when the state is another run's."""
@@ -190,8 +198,12 @@ def evaluate_method(
     return row
 
 
-def fit(method: Method, pools: Pools, args: Args, run: RunFolder, device: torch.device) -> dict[str, Any]:
+def fit(
+    method: Method, pools: Pools, args: Args, run: RunFolder, device: torch.device, before: RunFolder | None = None
+) -> dict[str, Any]:
     """Train `method` to the end (from the run's newest checkpoint if there is one) and return what result.json records of it.
+
+    before: the stage whose optimisers' memory a new run goes on with; None: it begins with none.
 
     Raises NonFiniteLoss, Interrupted (SIGTERM, Ctrl-C; after saving), OSError (a checkpoint could not be written).
     """
@@ -202,6 +214,8 @@ def fit(method: Method, pools: Pools, args: Args, run: RunFolder, device: torch.
     if state is not None:
         trainer.load_state_dict(state, pools.split_hash)
         print(f"continuing {run.path} after step {trainer.step} of {trainer.total_steps}")
+    elif before is not None:
+        trainer.go_on_from(before.load_state())
     run.truncate_metrics(trainer.step)
     method.prepare(pools)
     compile_networks(method, args)

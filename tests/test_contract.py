@@ -143,7 +143,7 @@ class Gradients:
 
     def backward(self, loss: torch.Tensor, term: str) -> None:
         before = self._gradient()
-        loss.backward()
+        loss.backward(retain_graph=True)  # the term of --positional shares forwards with the others
         self.norms[term] = (self._gradient() - before).norm().item()
         self.losses[term] = loss.item()
 
@@ -158,6 +158,7 @@ def check_no_idle_term(tiny, name: str) -> None:
     loop = Gradients(run.method)
     batch, _ = run.method.before_step(next(training_batches(run.method, run.pools, run.args, torch.device("cpu"), 3)), loop)
     run.method.train_step(batch, loop)
+    run.method.position_step(loop)
     assert loop.norms and all(norm > 1e-8 for norm in loop.norms.values()), loop.norms
     assert all(loss > 0 for loss in loop.losses.values()), loop.losses
     assert len(loop.norms) > 1 or not run.method.unlabeled_views

@@ -175,3 +175,19 @@ def test_a_stopped_study_saves_its_runs_and_starts_no_further_one(small, signum)
     assert "the same command continues" in log.read_text()
     (metrics,) = small.rglob("metrics.jsonl")
     assert json.loads(metrics.read_text().splitlines()[0])["step"] == 2
+
+
+def test_a_setting_may_be_for_some_methods_only(small, capsys):
+    settings = "settings: [{data: Digits, without: [fixmatch]}, {data: Digits, lr: 0.1, only: [fixmatch, uda]}]"
+    (small / "small.yaml").write_text(f"methods: [erm, fixmatch]\nseeds: [0]\n{settings}")
+    assert study.main(["small.yaml", "--dry-run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines] == ["erm", "fixmatch"] and "--lr 0.1" in lines[1] and "--only" not in lines[1]
+    assert study.main(["small.yaml", "--methods", "uda", "--dry-run"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    (small / "small.yaml").write_text("methods: [erm]\nsettings: [{data: Digits, only: [fixmatch]}]")
+    assert study.main(["small.yaml", "--dry-run"]) == 2
+    assert "no setting is for erm" in capsys.readouterr().err
+    (small / "small.yaml").write_text("methods: [erm]\nsettings: [{data: Digits, only: [fixmach]}]")
+    assert study.main(["small.yaml", "--dry-run"]) == 2
+    assert "did you mean fixmatch" in capsys.readouterr().err
