@@ -54,8 +54,9 @@ class Args:
         0.2, "least share of the image's area in a random resized crop", group="augmentation", gt=0, le=1, identity="changed"
     )
     val_resizing: str = flag(
-        "default", "evaluation: resize to 8/7 and centre crop, or resize only", group="augmentation", choices=("default", "cifar")
-    )
+        "default", "evaluation: resize to 8/7 and centre crop, resize only (cifar), or short side to 8/7 and centre crop (short)",
+        group="augmentation", choices=("default", "cifar", "short"),
+    )  # fmt: skip
     norm_mean: tuple[float, ...] = flag((0.485, 0.456, 0.406), "channel means, of 1", group="augmentation", many=3)
     norm_std: tuple[float, ...] = flag((0.229, 0.224, 0.225), "channel deviations, of 1", group="augmentation", many=3, gt=0)
     auto_augment: str = flag("rand-m10-n2-mstd2", "timm policy of the strong view; '' for none", group="augmentation")

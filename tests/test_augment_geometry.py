@@ -82,6 +82,57 @@ def test_resize_and_centre_crop_equal_pillow(source, kernel):
                 assert torch.equal(geometry.resize_center_image(x[i], full, size), want)
 
 
+SHORT = [  # (height, width), full, side, pad: square, landscape, portrait; down, up, to the same size
+    ((300, 300), 256, 224, 4), ((375, 500), 256, 224, 4), ((500, 333), 256, 224, 4), ((100, 151), 256, 224, 4), ((256, 280), 256, 224, 4),
+    ((32, 32), 37, 32, 1), ((20, 53), 37, 32, 1), ((91, 33), 37, 32, 1), ((8, 8), 9, 8, 1), ((1, 3), 9, 8, 1), ((3, 1), 1, 1, 1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("source, full, side, pad", SHORT)
+def test_short_side_and_crop_equal_torchvision(source, full, side, pad, channels):
+    n = 6
+    x = images(n, *source)[:, :channels]
+    bicubic = tv.InterpolationMode.BICUBIC
+    box = geometry.draw_short_boxes(n, source, full, side, pad, generator())
+    got = geometry.crop_short(x, box, full, side)
+    centre = geometry.crop_short(x, geometry.central_short_box(source, full, side), full, side)
+    assert got.shape == centre.shape == (n, channels, side, side)
+    for i in range(n):
+        image = pil(x[i]) if channels == 3 else Image.fromarray(x[i, 0].numpy())
+        resized = tv.resize(image, full, bicubic)
+        top, left, *_ = box[i].tolist()
+        drawn = transforms.RandomCrop(side, padding=pad, padding_mode="reflect")
+        drawn.get_params = lambda _image, _size, at=(top + pad, left + pad): (*at, side, side)
+        want = [np.array(part).reshape(side, side, channels) for part in (drawn(resized), tv.center_crop(resized, side))]
+        want = [torch.from_numpy(part).permute(2, 0, 1) for part in want]
+        assert torch.equal(geometry.crop_short_image(x[i], box[i : i + 1], full, side), want[0])
+        if int(PIL.__version__.split(".")[0]) >= 13 or not vertical_first(*source, resized.height, resized.width):
+            assert torch.equal(got[i], want[0]) and torch.equal(centre[i], want[1])
+
+
+@pytest.mark.parametrize("source, full, side, pad", SHORT[:8])
+def test_mirrored_before_or_after_a_short_crop_is_the_same(source, full, side, pad):
+    """Semiformer mirrors first: at the mirrored offset, which is as likely, the pixels are the same."""
+    x = images(4, *source)
+    box = geometry.draw_short_boxes(4, source, full, side, pad, generator())
+    width = max(full, full * source[1] // source[0])
+    mirrored = box.clone()
+    mirrored[:, 1] = width - side - box[:, 1]
+    assert torch.equal(geometry.crop_short(x.flip(-1), mirrored, full, side), geometry.crop_short(x, box, full, side).flip(-1))
+
+
+def test_short_boxes_are_uniform_over_what_the_border_leaves():
+    size = torch.tensor([[375, 500], [32, 32]]).repeat(6000, 1)
+    box = geometry.draw_short_boxes(12_000, size, 37, 32, 2, generator())
+    assert box[:, 2:].eq(32).all()
+    for rows, height, width in ((box[::2], 37, 49), (box[1::2], 37, 37)):
+        for column, length in ((0, height), (1, width)):
+            values, counts = rows[:, column].unique(return_counts=True)
+            assert values.tolist() == list(range(-2, length + 2 - 32 + 1))
+            assert stats.chisquare(counts.numpy()).pvalue > 1e-3
+
+
 def test_resize_to_the_same_size_is_skipped():
     x = images(2, 16, 16)
     assert geometry.resize(x, 16) is x

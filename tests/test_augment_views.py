@@ -56,6 +56,13 @@ def reference(v, image: torch.Tensor, draws: Draws, i: int) -> torch.Tensor:
     elif v.crop_mode == "center":
         full = round(v.image_size * 256 / 224)
         pil = tv.center_crop(pil.resize((full, full), bicubic), size)
+    elif v.crop_mode == "short":
+        pad = max(1, round(v.image_size / 56))
+        top, left, h, w = draws.box[i].tolist()
+        pil = tv.pad(tv.resize(pil, round(v.image_size * 256 / 224), tv.InterpolationMode.BICUBIC), pad, padding_mode="reflect")
+        pil = tv.crop(pil, top + pad, left + pad, h, w)
+    elif v.crop_mode == "short_center":
+        pil = tv.center_crop(tv.resize(pil, round(v.image_size * 256 / 224), tv.InterpolationMode.BICUBIC), size)
     else:
         pil = pil.resize(size, bicubic)
     if draws.flip is not None and draws.flip[i]:
@@ -78,7 +85,18 @@ def test_views_equal_torchvision(name, resizing, source, size):
     """uint8 arithmetic agrees to the byte; the float normalisation is torchvision's own order of operations: equal
     too.
     """
-    v = view(name, size, resizing, color_jitter=(0.4, 0.4, 0.4, 0.1))
+    check_against_torchvision(view(name, size, resizing, color_jitter=(0.4, 0.4, 0.4, 0.1)), source, size)
+
+
+@pytest.mark.parametrize("name, resizing", [("weak_short", "default"), ("test", "short")])
+@pytest.mark.parametrize("source, size", [((32, 32), 32), ((8, 8), 8), ((64, 48), 32), ((40, 64), 28), ((150, 90), 56)])
+def test_views_that_keep_the_aspect_equal_torchvision(name, resizing, source, size):
+    v = view(name, size, resizing)
+    assert v.crop_mode == ("short" if name == "weak_short" else "short_center")
+    check_against_torchvision(v, source, size)
+
+
+def check_against_torchvision(v, source: tuple[int, int], size: int) -> None:
     x = images(40, *source)
     before = x.clone()
     draws = v.draw(40, source, generator())
@@ -114,8 +132,10 @@ def test_halves_draw_separately_and_seeds_decide():
     assert torch.equal(v(x, generator(4)), v(x, generator(4)))
 
 
-@pytest.mark.parametrize("name", ["weak", "test"])
-@pytest.mark.parametrize("resizing", ["default", "cifar"])
+VIEWS = [(name, resizing) for name in ("weak", "test") for resizing in ("default", "cifar")] + [("weak_short", "default"), ("test", "short")]
+
+
+@pytest.mark.parametrize("name, resizing", VIEWS)
 @pytest.mark.parametrize("shape", [(3, 50, 37), (1, 28, 28), (3, 8, 8), (3, 300, 224)])
 def test_crops_of_single_images_equal_those_of_a_batch(name, resizing, shape):
     v = view(name, 32, resizing)
@@ -135,6 +155,42 @@ def test_images_of_different_sizes_are_cropped_together():
         assert torch.equal(v.crop_each([image], draws[i : i + 1])[0], v.crop_each(different, draws)[i])
     with pytest.raises(ValueError, match="draws are for 5 images"):
         v.crop_each(different[:4], draws)
+
+
+def test_short_crops_of_different_sizes_and_a_rank_s_rows_of_them():
+    """A worker knows the sizes of its own rows only, and a rank draws for the whole batch: neither may show."""
+    v = view("weak_short", 16, "default")
+    different = [images(1, 20 + 3 * i, 40 - 4 * i)[0] for i in range(6)]
+    size = torch.tensor([image.shape[1:] for image in different])
+    whole = v.crop_each(different, v.draw_crop(6, size, generator(1)))
+    for rows in ([0, 2, 4], [5, 1]):
+        known = torch.ones_like(size)
+        known[rows] = size[rows]
+        assert torch.equal(v.crop_each([different[i] for i in rows], v.draw_crop(6, known, generator(1))[rows]), whole[rows])
+    assert torch.equal(view("weak_short", 16, "cifar").crop_each(different, v.draw_crop(6, size, generator(1))), whole)
+    assert not torch.equal(v.crop_each(different, v.draw_crop(6, size, generator(2))), whole)
+    x = images(6, 24, 31)
+    draws = v.draw_crop(6, (24, 31), generator(3))
+    assert torch.equal(v.crop(x[1::2], draws[1::2]), v.crop(x, draws)[1::2])
+    centred = view("test", 16, "short")
+    together = centred.crop_each(different, centred.draw_crop(6, size, generator()))
+    for i, image in enumerate(different):
+        assert torch.equal(centred.crop(image[None], centred.draw_crop(1, tuple(image.shape[1:]), generator()))[0], together[i])
+
+
+def test_short_keeps_the_aspect_and_is_for_evaluation_only():
+    """A wide image whose left and right fifths are white: whatever shows a white column has squeezed it, or not cut it."""
+    x = torch.zeros(1, 3, 40, 100, dtype=torch.uint8)
+    x[..., :20] = x[..., 80:] = 255
+    plain = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
+    assert view("test", 35, "short", **plain)(x, generator()).max() == 0 < view("test", 35, "default", **plain)(x, generator()).max()
+    for name in ("weak", "weak_short", "strong", "strong_whole"):
+        with pytest.raises(ValueError, match="unknown resizing 'short' of the .* view: use default or cifar"):
+            view(name, resizing="short")
+    weak = view("weak_short", 224, "default", color_jitter=0.9, weak_color_jitter=0.2, hflip=0.3)
+    assert weak.jitter == (0.2, 0.2, 0.2, 0.0) and weak.hflip == 0.3 and weak.policy is None
+    box = weak.draw_crop(4000, (256, 256), generator()).box
+    assert box[:, :2].min() == -4 and box[:, :2].max() == 256 + 4 - 224
 
 
 @pytest.mark.parametrize("n", [0, 1, 2])
@@ -222,8 +278,9 @@ def test_erasing_noise_is_normal_and_belongs_to_the_seed():
 @pytest.mark.parametrize(
     "changes, word",
     [
-        ({"name": "medium"}, "weak, strong, strong_whole or test"),
+        ({"name": "medium"}, "weak, weak_short, strong, strong_whole or test"),
         ({"resizing": "res."}, "default or cifar"),
+        ({"name": "test", "resizing": "res."}, "default, cifar or short"),
         ({"policy": "augmix-m3"}, "AugMix"),
         ({"std": (0.2, 0.0, 0.2)}, "std"),
         ({"mean": (0.5,)}, "three numbers"),

@@ -19,7 +19,7 @@ class Draws:
     """
 
     n: int
-    box: Tensor | None = None  # (n, 4) int64: top, left, height, width of the crop, in pixels of the source
+    box: Tensor | None = None  # (n, 4) int64: top, left, height, width of the crop, in pixels of the source ("short": resized)
     flip: Tensor | None = None  # (n,) bool
     jitter_op: Tensor | None = None  # (n, 4) int64, index into colour.JITTER or -1
     jitter_value: Tensor | None = None  # (n, 4) float64

@@ -127,6 +127,59 @@ def resize(x: Tensor, size: int, kernel: Kernel = "bicubic") -> Tensor:
     return resize_center(x, size, size, kernel)
 
 
+def _shortened(height: Tensor, width: Tensor, full: int) -> tuple[Tensor, Tensor]:
+    """Both sides once the short one is `full`, the long one rounded down, as torchvision's Resize(full) has them."""
+    short = torch.minimum(height, width)
+    return full * height // short, full * width // short
+
+
+def draw_short_boxes(n: int, size: Size, full: int, side: int, pad: int, generator: torch.Generator) -> Tensor:
+    """(n, 4) int64 boxes for `crop_short`: torchvision's RandomCrop(side, padding=pad) after Resize(full), uniformly.
+
+    The numbers taken from `generator` do not depend on `size`.
+    """
+    length = torch.stack(_shortened(*sizes(n, size), full), 1)
+    corner = (uniform(n, 2, generator) * (length - side + 2 * pad + 1)).long() - pad
+    return torch.cat([corner, torch.full((n, 2), side)], 1)
+
+
+def central_short_box(size: tuple[int, int], full: int, side: int) -> Tensor:
+    """(1, 4) int64 box for `crop_short`: torchvision's CenterCrop(side) after Resize(full).  size: (height, width), side <= full."""
+    length = torch.cat(_shortened(*sizes(1, size), full)).tolist()
+    return torch.tensor([[*(round((part - side) / 2) for part in length), side, side]])
+
+
+def crop_short(x: Tensor, box: Tensor, full: int, side: int) -> Tensor:
+    """Resize the short side to `full`, the aspect kept (bicubic), then cut boxes out of the result continued by reflection.
+
+    Equal to Pillow byte for byte; only the pixels that stay are computed.  x: (B, C, H, W) uint8; box: (B, 4) or, one for
+    all, (1, 4) int64 on the CPU, in pixels of the resized image, side x side.  Returns (B, C, side, side) uint8.
+    """
+    height, width = torch.cat(_shortened(*sizes(1, tuple(x.shape[-2:])), full)).tolist()
+    rows = _picked(box[:, :1], x.shape[2], height, side, x.device)
+    columns = _picked(box[:, 1:2], x.shape[3], width, side, x.device)
+    if vertical_first(x.shape[2], x.shape[3], height, width):
+        return resize_batch(x.transpose(2, 3), columns, rows).transpose(2, 3).contiguous()
+    return resize_batch(x, rows, columns)
+
+
+def _picked(start: Tensor, length: int, out: int, side: int, device: torch.device) -> Tensor:
+    """Matrices (B, side, length) that resize `length` pixels to `out` and keep `side` of these from `start`, (B, 1), on."""
+    zero = torch.zeros(1, dtype=torch.int64, device=device)
+    first, weight = coefficients(zero, zero + length, out, "bicubic", length)
+    kept = send(_reflect(start + torch.arange(side), out), device)
+    return dense(first[0][kept], weight[0][kept], length)
+
+
+def crop_short_image(x: Tensor, box: Tensor, full: int, side: int) -> Tensor:
+    """`crop_short` of one image (C, H, W) on the CPU, by Pillow itself.  box: (1, 4)."""
+    height, width = torch.cat(_shortened(*sizes(1, tuple(x.shape[-2:])), full)).tolist()
+    top, left = box[0, :2].tolist()
+    resized = _resized_by_pillow(x, height, width)
+    rows, columns = _reflect(top + torch.arange(side), height), _reflect(left + torch.arange(side), width)
+    return resized.index_select(1, rows).index_select(2, columns)
+
+
 def resize_center(x: Tensor, full: int, size: int, kernel: Kernel = "bicubic") -> Tensor:
     """Resize to full x full whatever the aspect, then keep the central size x size, as torchvision's CenterCrop.
 
@@ -144,12 +197,17 @@ def resize_center_image(x: Tensor, full: int, size: int) -> Tensor:
     """`resize_center` (bicubic) of one image (C, H, W) on the CPU, by Pillow itself."""
     if x.shape[-2:] == (full, full) and full == size:
         return x
+    start = round((full - size) / 2)
+    return _resized_by_pillow(x, full, full)[:, start : start + size, start : start + size]
+
+
+def _resized_by_pillow(x: Tensor, height: int, width: int) -> Tensor:
+    """(C, H, W) uint8 -> (C, height, width), bicubic."""
     from PIL import Image
 
     picture = Image.fromarray(x[0].numpy() if len(x) == 1 else x.permute(1, 2, 0).numpy())
-    resized = torch.from_numpy(np.array(picture.resize((full, full), Image.Resampling.BICUBIC)))
-    start = round((full - size) / 2)
-    return resized.view(full, full, len(x)).permute(2, 0, 1)[:, start : start + size, start : start + size]
+    resized = torch.from_numpy(np.array(picture.resize((width, height), Image.Resampling.BICUBIC)))
+    return resized.view(height, width, len(x)).permute(2, 0, 1)
 
 
 def _rows_first(x: Tensor, full: int) -> bool:

@@ -17,7 +17,7 @@ from ssl_bench.augment.geometry import Size
 from ssl_bench.augment.layers import apply_layers
 from ssl_bench.augment.randaugment import Policy, apply_policy, draw_policy, parse_policy
 
-Crop = Literal["resized", "padded", "center", "resize"]
+Crop = Literal["resized", "padded", "center", "resize", "short", "short_center"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,9 @@ class View:
     """A view is drawn for n samples, then applied in two halves: `crop` needs the original size, `finish` does not.
 
     crop_mode: "resized" random resized crop (bilinear); "padded" random crop of a reflected border, then resize;
-    "center" resize to 8/7 of image_size and centre crop; "resize" resize only (the last three bicubic).
+    "center" resize to 8/7 of image_size and centre crop; "resize" resize only; "short" short side to 8/7 of image_size, then
+    a random crop with a reflected border of image_size / 56, rounded, at least 1 (4 at 224: a small image's border is the same
+    share of it); "short_center" the same resize and a centre crop (all but the first bicubic).
     Draws are made on the host and are the same whatever the device.  Build one with `build_view`.
     """
 
@@ -57,6 +59,9 @@ class View:
             return Draws(n, box=geometry.draw_resized_boxes(n, size, generator, (self.crop_scale, 1.0)))
         if self.crop_mode == "padded":
             return Draws(n, box=geometry.draw_padded_boxes(n, size, generator))
+        if self.crop_mode == "short":
+            pad = max(1, round(self.image_size / 56))
+            return Draws(n, box=geometry.draw_short_boxes(n, size, self._full, self.image_size, pad, generator))
         return Draws(n)
 
     def draw_finish(self, n: int, generator: torch.Generator) -> Draws:
@@ -78,6 +83,11 @@ class View:
             return geometry.crop_resize(x, _drawn(draws.box, "box"), self.image_size)
         if self.crop_mode == "padded":
             return geometry.resize(geometry.crop_reflect(x, _drawn(draws.box, "box")), self.image_size)
+        if self.crop_mode == "short":
+            return geometry.crop_short(x, _drawn(draws.box, "box"), self._full, self.image_size)
+        if self.crop_mode == "short_center":
+            box = geometry.central_short_box(tuple(x.shape[-2:]), self._full, self.image_size)
+            return geometry.crop_short(x, box, self._full, self.image_size)
         return geometry.resize_center(x, self._full, self.image_size)
 
     def crop_each(self, images: Sequence[Tensor], draws: Draws) -> Tensor:
@@ -90,6 +100,13 @@ class View:
             _check_pixels(image[None])
         if self.crop_mode == "resized":
             return geometry.crop_resize_each(images, _drawn(draws.box, "box"), self.image_size)
+        if self.crop_mode in ("short", "short_center"):
+            if self.crop_mode == "short":
+                boxes = _drawn(draws.box, "box").split(1)
+            else:
+                boxes = [geometry.central_short_box(tuple(image.shape[-2:]), self._full, self.image_size) for image in images]
+            pairs = zip(images, boxes, strict=True)
+            return torch.stack([geometry.crop_short_image(image, box, self._full, self.image_size) for image, box in pairs])
         if self.crop_mode == "padded":
             boxes = _drawn(draws.box, "box").split(1)
             images = [geometry.crop_reflect(image[None], box)[0] for image, box in zip(images, boxes, strict=True)]
@@ -97,7 +114,7 @@ class View:
 
     @property
     def _full(self) -> int:
-        return round(self.image_size * 256 / 224) if self.crop_mode == "center" else self.image_size
+        return self.image_size if self.crop_mode in ("padded", "resize") else round(self.image_size * 256 / 224)
 
     def finish(self, x: Tensor, draws: Draws) -> Tensor:
         """x: (B, 3 or 1, S, S) uint8, unchanged.  Returns (B, 3, S, S) float32, normalised by (x / 255 - mean) /
@@ -142,10 +159,10 @@ class View:
 
 
 def build_view(
-    name: Literal["weak", "strong", "strong_whole", "test"],
+    name: Literal["weak", "weak_short", "strong", "strong_whole", "test"],
     *,
     image_size: int,
-    resizing: Literal["default", "cifar"],
+    resizing: Literal["default", "cifar", "short"],
     mean: Sequence[float],
     std: Sequence[float],
     policy: str = "",
@@ -160,8 +177,11 @@ def build_view(
     """A view of TLlib's presets at any size.
 
     resizing: "default" random resized crop, at test time resize to 256/224 of image_size and centre crop; "cifar"
-    padded random crop, at test time resize only.  weak = crop, flip, weak colour jitter; strong = crop, flip, colour jitter,
-    policy, erasing, Cutout; strong_whole = the same without the last two.
+    padded random crop, at test time resize only; "short" at test time only: short side to 256/224 of image_size, the aspect
+    kept, and centre crop.  weak = crop, flip, weak colour jitter; weak_short = the same of Semiformer's crop whatever the
+    resizing: short side to 256/224 of image_size, random crop with a border, no other scale (Semiformer flips first; the
+    images are the same); strong = crop, flip, colour jitter, policy, erasing, Cutout; strong_whole = the same without the
+    last two.
     mean, std: of levels scaled to 0..1, per channel; policy: timm's string; hflip, erasing: probabilities;
     color_jitter: s for factors in 1 - s..1 + s of brightness, contrast and saturation, or three or four strengths (the
     fourth is hue, at most 0.5); cutout: side as a share of the image's; crop_scale: least
@@ -173,11 +193,13 @@ def build_view(
         ("default", False): "center",
         ("cifar", True): "padded",
         ("cifar", False): "resize",
+        ("short", False): "short_center",
     }
-    if name not in ("weak", "strong", "strong_whole", "test"):
-        raise ValueError(f"unknown view {name!r}: use weak, strong, strong_whole or test")
-    if (resizing, True) not in modes:
-        raise ValueError(f"unknown resizing {resizing!r}: use default or cifar")
+    if name not in ("weak", "weak_short", "strong", "strong_whole", "test"):
+        raise ValueError(f"unknown view {name!r}: use weak, weak_short, strong, strong_whole or test")
+    if (resizing, name != "test") not in modes:
+        choices = "default, cifar or short" if name == "test" else "default or cifar"
+        raise ValueError(f"unknown resizing {resizing!r} of the {name} view: use {choices}")
     if erasing_mode not in ("pixel", "const"):
         raise ValueError(f"unknown erasing mode {erasing_mode!r}: use pixel or const")
     if image_size < 1:
@@ -191,8 +213,9 @@ def build_view(
     if name == "test":
         return View(crop_mode=modes[resizing, False], **common)
     common["crop_scale"] = crop_scale
-    if name == "weak":
-        return View(crop_mode=modes[resizing, True], hflip=hflip, jitter=_strengths(weak_color_jitter), **common)
+    if name in ("weak", "weak_short"):
+        mode = modes[resizing, True] if name == "weak" else "short"
+        return View(crop_mode=mode, hflip=hflip, jitter=_strengths(weak_color_jitter), **common)
     if name == "strong_whole":
         erasing = cutout = 0.0
     return View(
