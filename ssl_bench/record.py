@@ -27,7 +27,7 @@ from ssl_bench import distributed, flags
 from ssl_bench.args import Args
 from ssl_bench.atomic import write_bytes, write_json, write_with
 from ssl_bench.split_list import content_hash
-from ssl_bench.weights import read_tensors, read_weights
+from ssl_bench.weights import read_classifier, read_tensors, read_weights
 
 KEPT_STATES = 2
 
@@ -109,7 +109,7 @@ def _weights_file(path: str) -> Path:
 def read_all_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, dict[str, torch.Tensor]]]:
     """The weights in `path`, and those of the networks that were evaluated beside, by name: of latest_<name>.pth next to latest.pth."""
     beside = sorted(path.parent.glob("latest_*.pth")) if path.name == "latest.pth" else []
-    return read_weights(path), {other.stem.removeprefix("latest_"): read_weights(other) for other in beside}
+    return read_classifier(path), {other.stem.removeprefix("latest_"): read_weights(other) for other in beside}
 
 
 class RunFolder:

@@ -22,8 +22,9 @@ def is_whole_classifier(weights: Collection[str]) -> bool:
 
 
 def load_classifier(model: nn.Module, path: str) -> None:
-    """Load a ``latest.pth``/``best.pth`` of this suite or of TLlib (whose unused ``backbone.fc.*`` is ignored), strictly."""
-    load_strictly(model, read_weights(path), path)
+    """Load a ``latest.pth``/``best.pth`` of this suite or of TLlib (whose unused ``backbone.fc.*`` is ignored), or another's
+    checkpoint as `read_classifier` takes it, strictly."""
+    load_strictly(model, read_classifier(path), path)
 
 
 def load_strictly(model: nn.Module, weights: dict[str, Tensor], source: str) -> None:
@@ -52,8 +53,28 @@ def beginnings(keys: Iterable[str], most: int = 4) -> str:
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
     """A flat state dict from a file, without running pickled code.  OSError: unreadable; ValueError: not a flat state dict."""
+    return _flat(read_tensors(path), path)
+
+
+def read_classifier(path: str | Path) -> dict[str, Tensor]:
+    """`read_weights`, or where the file is a training checkpoint, what lies under its key ``model`` (its EMA is passed over).
+
+    A prefix ``module.`` that all names share, DistributedDataParallel's, is taken off.
+    """
     tree = read_tensors(path)
-    if not isinstance(tree, dict) or not tree or not all(isinstance(value, Tensor) for value in tree.values()):
+    inner = tree.get("model") if isinstance(tree, dict) else None
+    weights = inner if _is_flat(inner) else _flat(tree, path)
+    if all(key.startswith("module.") for key in weights):
+        return {key.removeprefix("module."): value for key, value in weights.items()}
+    return weights
+
+
+def _is_flat(tree: Any) -> bool:
+    return isinstance(tree, dict) and bool(tree) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in tree.items())
+
+
+def _flat(tree: Any, path: str | Path) -> dict[str, Tensor]:
+    if not _is_flat(tree):
         held = f"it holds {', '.join(map(str, list(tree)[:6]))}: " if isinstance(tree, dict) and tree else ""
         raise ValueError(f"{path} is not a flat state dict of tensors: {held}{CONVERTER} takes the network out of a checkpoint")
     return tree
@@ -77,7 +98,8 @@ def read_tensors(path: str | Path) -> Any:
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
         held = f"holds {found[1]}" if found else "is no checkpoint, or holds more than tensors"
-        raise ValueError(f"{path} {held}: reading it could run code, refused") from None
+        safely = f"{CONVERTER} {path} TARGET --tensors-only model takes its tensors out and runs nothing"
+        raise ValueError(f"{path} {held}: reading it could run code, refused; {safely}") from None
     except Exception as error:  # on arbitrary bytes torch's unpickler may fail in any way at all
         raise ValueError(f"{path} is truncated or no checkpoint: {' '.join(str(error).split())[:160]}") from None
 

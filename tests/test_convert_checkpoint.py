@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import datetime
 import importlib.util
 import os
 import re
+import subprocess
 from pathlib import Path
 
 import convert_checkpoint
+import numpy
 import pytest
 import timm
 import torch
@@ -311,6 +314,127 @@ def test_a_pickle_bomb_is_refused(convert):
     code, _, err = convert(moco_v2(resnet) | {"args": Bomb()})
     assert code == 1 and "mkdir" in err and "refused" in err and err.count("\n") == 1
     assert not os.path.exists("crater") and not os.path.exists("target.pth")
+
+
+# ---- --tensors-only: files that hold objects -------------------------------------------------------------------------
+
+
+class Meter:
+    """A class of somebody's training script: its state would be set when it is read."""
+
+    def __init__(self) -> None:
+        self.best = 75.5
+
+    def __setstate__(self, state: dict) -> None:
+        os.mkdir("crater")
+
+
+class Config(dict):
+    """A dict of another class, as configuration libraries have them."""
+
+
+class Pickled:
+    """Pickled as a call: of `function` with `arguments`, and of its result's __setstate__ where there is a state."""
+
+    def __init__(self, function, *arguments, state=None) -> None:
+        self.call = (function, arguments) if state is None else (function, arguments, state)
+
+    def __reduce__(self):
+        return self.call
+
+
+def explode(name: str) -> str:
+    os.mkdir(name)
+    return name
+
+
+# what goes off when it is unpickled, and whether torch refuses it by the name of its module
+BOMBS = {
+    "os.system": (lambda: Pickled(os.system, "mkdir crater"), True),
+    "os.mkdir": (lambda: Pickled(os.mkdir, "crater"), True),
+    "builtins.exec": (lambda: Pickled(exec, "import os; os.mkdir('crater')"), False),
+    "builtins.eval": (lambda: Pickled(eval, "__import__('os').mkdir('crater')"), False),
+    "a function of a script": (lambda: Pickled(explode, "crater"), False),
+    "subprocess": (lambda: Pickled(subprocess.check_call, ["mkdir", "crater"]), False),
+    "a state that is set": (Meter, False),
+    "an argument of another": (lambda: Pickled(argparse.Namespace, state={"x": Pickled(explode, "crater")}), False),
+}
+
+
+@pytest.mark.parametrize("place", ["beside", "among the tensors", "under a tensor's hook"])
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_no_bomb_goes_off_where_only_tensors_are_taken(convert, bomb, place):
+    make, blocked = BOMBS[bomb]
+    network = dict(resnet(1))
+    tree = {"model": network, "args": make()} if place == "beside" else {"model": network | {"x": make()}}
+    if place == "under a tensor's hook":
+        weight = nn.Parameter(torch.ones(3))
+        weight.note = make()  # an attribute of a Parameter is pickled with it
+        tree = {"model": network | {"w": weight}}
+    code, out, err = convert(tree, "--tensors-only", "model")
+    assert not os.path.exists("crater")
+    if blocked:
+        assert code == 1 and "whose module" in err and "is blocked" in err and err.count("\n") == 1 and not os.path.exists("target.pth")
+    else:
+        assert code == 0 and err == ""
+        taken = read_weights("target.pth")  # plain tensors: nothing of the objects was written
+        assert same({name: value for name, value in taken.items() if name != "w"}, network) and ("w" in taken) == ("w" in tree["model"])
+        assert ("left out, no tensors: x" in out) == (place == "among the tensors")
+    torch.load("source.pth", weights_only=False)
+    assert os.path.exists("crater"), "the bomb is live: read as anything but tensors it does go off"
+
+
+def semiformer(net) -> dict:
+    return {
+        "model": net(1), "optimizer": OPTIMIZER, "lr_scheduler": {"base_values": [1e-3], "t": 3}, "epoch": 599, "model_ema": net(2),
+        "args": argparse.Namespace(model="Semiformer_small_patch16", lr=1e-3, threshold=0.7, output_dir=Path("out")),
+    }  # fmt: skip
+
+
+def test_a_training_checkpoint_with_objects_gives_its_tensors(convert):
+    tree = semiformer(resnet)
+    code, _, err = convert(tree)
+    assert code == 1 and "holds pathlib" in err and "tools/convert_checkpoint.py source.pth TARGET --tensors-only model" in err
+    code, out, _ = convert(tree, "--tensors-only", "model")
+    assert code == 0 and same(read_weights("target.pth"), resnet(1)) and f"{len(resnet(1))} tensors under 'model'" in out
+    assert convert(tree, "--tensors-only", "model_ema")[0] == 0 and same(read_weights("target.pth"), resnet(2))
+    code, _, err = convert(tree, "--tensors-only", "state_dict")
+    assert code == 1 and "no tensors under 'state_dict': it holds model, optimizer" in err and err.count("\n") == 1
+
+
+def test_numpy_values_custom_classes_and_a_file_that_is_the_dict_itself(convert):
+    plain = Pickled(argparse.Namespace, state={"best": 1.0})
+    odd = {"best": numpy.float64(75.5), "curve": numpy.arange(3), "meter": Meter(), "plain": plain, "time": datetime.timedelta(3)}
+    assert convert({"model": resnet(1), **odd}, "--tensors-only", "model")[0] == 0
+    assert same(read_weights("target.pth"), resnet(1))
+    code, out, _ = convert(dict(resnet(2)) | odd, "--tensors-only", ".")
+    assert code == 0 and same(read_weights("target.pth"), resnet(2)) and "left out, no tensors: best, curve, meter" in out
+    assert not os.path.exists("crater")
+
+
+def test_what_torch_cannot_fill_and_what_is_no_file_of_its_is_one_line(convert, capsys):
+    code, _, err = convert({"model": resnet(1), "cfg": Config(lr=1)}, "--tensors-only", "model")
+    assert code == 1 and "Can only SETITEM for dict" in err and err.count("\n") == 1 and len(err) < 300
+    code, _, err = convert([torch.ones(2)], "--tensors-only", ".")
+    assert code == 1 and "it is no dict" in err
+    torch.save({"model": Pickled(explode, "crater")}, "source.pth", _use_new_zipfile_serialization=False)
+    content = Path("source.pth").read_bytes()
+    torch.save({"model": resnet(1)}, "whole.pth")
+    for other in (content, b"", b"text", Path("whole.pth").read_bytes()[:5000]):
+        Path("source.pth").write_bytes(other)
+        assert convert_checkpoint.main(["source.pth", "target.pth", "--tensors-only", "model"]) == 1
+        err = capsys.readouterr().err
+        assert err.startswith("convert_checkpoint: error: source.pth cannot be read") and err.count("\n") == 1 and len(err) < 300
+    assert convert_checkpoint.main(["gone.pth", "target.pth", "--tensors-only", "model"]) == 1
+    assert "no file gone.pth" in capsys.readouterr().err
+    assert not os.path.exists("target.pth") and not os.path.exists("crater")
+
+
+def test_tensors_only_stands_alone(capsys):
+    for more in (["c"], ["--which", "teacher"], ["--to", "timm"]):
+        with pytest.raises(SystemExit):
+            convert_checkpoint.main(["a", "b", *more, "--tensors-only", "model"])
+        assert "--tensors-only KEY goes with a source and a target alone" in capsys.readouterr().err
 
 
 def test_a_missing_file_and_a_target_that_cannot_be_written(convert, capsys):

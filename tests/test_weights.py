@@ -16,6 +16,7 @@ from torch import nn
 
 from ssl_bench.models import Classifier, bottleneck, build_classifier
 from ssl_bench.pretrained import load_backbone
+from ssl_bench.record import read_all_weights
 from ssl_bench.weights import load_classifier, read_tensors, read_weights
 
 
@@ -74,6 +75,42 @@ def test_a_tllib_checkpoint_loads_although_its_backbone_kept_the_classifier(tmp_
     x = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         assert torch.allclose(ours.eval()(x), theirs.eval()(x), atol=1e-5), "the same function, not only the same names"
+
+
+def semiformer(state: dict[str, torch.Tensor], **more) -> dict:
+    """The keys of Semiformer's training checkpoints (and of DeiT's, from whose code they come)."""
+    args = argparse.Namespace(model="Semiformer_small_patch16", lr=1e-3, pseudo_type="cnn")
+    ema = {name: value + 1 for name, value in state.items()}
+    return {"model": state, "optimizer": {"state": {}}, "lr_scheduler": {"t": 1}, "epoch": 599, "model_ema": ema, "args": args} | more
+
+
+@pytest.mark.parametrize("form", ["model", "module.", "model and module.", "training checkpoint"])
+def test_published_forms_of_a_checkpoint_load(tmp_path, form):
+    path = tmp_path / "published.pth"
+    state = dict(network(1).state_dict())
+    wrapped = {f"module.{name}": value for name, value in state.items()}
+    tree = {"model": {"model": state}, "module.": wrapped, "model and module.": {"model": wrapped}, "training checkpoint": semiformer(state)}
+    torch.save(tree[form], path)
+    model = network(2)
+    load_classifier(model, str(path))
+    assert equal(model, state), "the weights under model, not their average"
+    assert read_all_weights(path)[0].keys() == state.keys()  # what --phase test reads, too
+
+
+def test_a_training_checkpoint_is_strict_too_and_with_objects_refused_with_the_way_out(tmp_path):
+    path = tmp_path / "published.pth"
+    state = dict(network(1).state_dict())
+    torch.save(semiformer(state | {"projector.weight": torch.ones(2)}), path)
+    assert "unknown projector.weight" in one_line(ValueError, path, lambda: load_classifier(network(), str(path)))
+    some = {f"module.{name}" if name.startswith("head") else name: value for name, value in state.items()}
+    torch.save({"model": some}, path)  # a prefix that not all share is part of their names
+    assert "belongs to another network: it lacks head" in one_line(ValueError, path, lambda: load_classifier(network(), str(path)))
+    for tree in ({"model": {"net": state}, "epoch": 3}, {"model": {}}, {"model": [1]}, {"model": {3: torch.ones(1)}}):
+        torch.save(tree, path)
+        assert "not a flat state dict" in one_line(ValueError, path, lambda: load_classifier(network(), str(path)))
+    torch.save(semiformer(state, best=Path("x")), path)
+    text = one_line(ValueError, path, lambda: load_classifier(network(), str(path)))
+    assert "holds pathlib." in text and f"tools/convert_checkpoint.py {path} TARGET --tensors-only model" in text
 
 
 @pytest.mark.parametrize("change", ["missing", "extra", "shape", "other classes"])

