@@ -6,6 +6,7 @@ A file is recognised by its first line, and so needs no option:
     17                             lists it (Semi-ViT, EMAN); further columns are passed over
     n01440764_10026.JPEG           names, with or without folders before them (SimCLR)
     n01440764_10026.JPEG,3,120     names with anything behind a comma (Semiformer)
+    abbey/00000012.jpg,0           paths with anything behind a comma (Semiformer's lists of Places and iNaturalist)
     17                             positions, one a line
 
 What is read depends on the file and the data set alone, so every process of a run gets the same split.
@@ -18,6 +19,7 @@ import hashlib
 import io
 import os
 import re
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +29,8 @@ import numpy as np
 COLUMN = "Index"
 _POSITION = re.compile(r"[+-]?\d{1,18}", re.ASCII)
 _NAME = re.compile(r".*\.[A-Za-z]\w{0,4}", re.ASCII)
+_WNID = re.compile(r"(n\d{8})(?:_\d+\.\w+)?$", re.ASCII)
+_HELD_OUT = re.compile(r"ILSVRC2012_(val|test)_\d+\.|(^|[/\\])(val|valid|validation|test)[/\\]", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,8 @@ def read_split_list(file: str, count: int, paths: Sequence[str] | None = None, l
     left_out: files of the data set that are not among its images since they cannot be decoded; their names are passed over.
 
     A name is looked up by its last part.  The folder before it counts where that leaves several images, and everywhere once
-    it is right for any line: else `dogs/1.png` could be taken for `cats/1.png`.  O(count + lines).
+    it is right for any line: else `dogs/1.png` could be taken for `cats/1.png`.  Where folders of one name stand in several
+    folders, the one above counts likewise.  O(count + lines).
     Raises OSError: no such file; ValueError, with file and line: it is empty, no text or of no known form; a value that is no
     position, or out of range; a name that no image or several have; an image named twice.
     """
@@ -124,8 +129,13 @@ def _fields(line: str) -> list[str]:
 
 
 def _name(line: str) -> str:
-    first = line.partition(",")[0].strip()
-    return first if _NAME.fullmatch(first) else line  # a name may hold a comma
+    comma = line.find(",")
+    while comma >= 0:  # a name may hold commas
+        first = line[:comma].strip()
+        if _NAME.fullmatch(first):
+            return first
+        comma = line.find(",", comma + 1)
+    return line
 
 
 def _column(file: str, text: str) -> list[tuple[int, str]]:
@@ -169,10 +179,21 @@ def _look_up(
     def in_folder(name: str, folder: str) -> list[int]:
         return [position for position in of_name(name) if _split(paths[position])[0] == folder]
 
+    def in_both(listed: str, name: str, folder: str) -> list[int]:
+        two = _two_folders(listed)
+        return [position for position in in_folder(name, folder) if _two_folders(paths[position]) == two]
+
     folders_count = any(folder and in_folder(name, folder) for folder, name in parts)
+    # Places has church/outdoor and apartment_building/outdoor: of such folders the one above counts as well.
+    shared = _shared_folders(paths) if folders_count and any(_two_folders(name) for name in names) else frozenset()
+    rows = list(zip(lines, names, parts, strict=True))
+    two_count = any(folder in shared and in_both(listed, name, folder) for _, listed, (folder, name) in rows)
     found_lines, found, missing = [], [], []
-    for line, (folder, name) in zip(lines, parts, strict=True):
-        hits = in_folder(name, folder) if folder and folders_count else of_name(name)
+    for line, listed, (folder, name) in rows:
+        if two_count and folder in shared and _two_folders(listed):
+            hits = in_both(listed, name, folder)
+        else:
+            hits = in_folder(name, folder) if folder and folders_count else of_name(name)
         if len(hits) > 1:
             two = f"{paths[hits[0]]} and {paths[hits[1]]}"
             raise ValueError(f"{file} line {line}: {len(hits)} images are called {name}, such as {two}: put the folder before it, or list positions")
@@ -180,11 +201,53 @@ def _look_up(
             found_lines.append(line)
             found.append(hits[0])
         elif name not in left_out:
-            missing.append((line, os.path.join(folder, name)))
+            missing.append((line, listed, folder, name))
     if missing:
-        line, name = missing[0]
-        raise ValueError(f"{file} line {line}: {name} is not in the training part ({len(missing)} of {len(names)} names are not)")
+        raise ValueError(f"{file} {_absence(missing, len(names), paths)}")
     return found_lines, found
+
+
+def _absence(missing: list[tuple[int, str, str, str]], total: int, paths: Sequence[str]) -> str:
+    """Which of the `total` names are missing, and what kind of list this therefore is.  missing: (line, listed, folder, name)."""
+    held_out = [(line, name) for line, listed, _, name in missing if _HELD_OUT.search(listed)]
+    if held_out:
+        line, name = held_out[0]
+        counts = f"{len(held_out)} of {total} names"
+        return f"line {line}: {name} is of a validation or test part, as are {counts}: give a list of training images"
+    line, _, folder, name = missing[0]
+    says = f"is not in the training part ({len(missing)} of {total} names are not)"
+    classes = {_wnid(path[path.rfind(os.sep) + 1 :]) for path in paths} | {_wnid(_split(path)[0]) for path in paths}
+    if classes != {""}:  # an ImageNet, whole or in part
+        asked = [(row[0], _wnid(row[3]) or _wnid(row[2]), row[3]) for row in missing]
+        foreign = [row for row in asked if row[1] and row[1] not in classes]
+        if foreign:
+            line, wnid, name = foreign[0]
+            others = len({row[1] for row in foreign}) - 1
+            more = f", nor {others} others that the list names" if others else ""
+            return f"line {line}: {name} {says}: the data has no class {wnid}{more}"
+    if total > 2 * (total - len(missing)) and total > 1:
+        here = paths[0][paths[0].rfind(os.sep) + 1 :] if len(paths) else "nothing"
+        says += f": a list of another data set? Files here are called such as {here}"
+    return f"line {line}: {os.path.join(folder, name)} {says}"
+
+
+def _wnid(name: str) -> str:
+    """'n01440764' of itself and of n01440764_10026.JPEG, '' of other names."""
+    found = _WNID.match(name)
+    return found[1] if found else ""
+
+
+def _two_folders(path: str) -> tuple[str, str] | None:
+    """('b', 'c') of 'a/b/c/d'; None with fewer than two folders."""
+    above = (path if os.sep == "/" else path.replace(os.sep, "/")).split("/")[:-1]
+    return (above[-2], above[-1]) if len(above) > 1 else None
+
+
+def _shared_folders(paths: Sequence[str]) -> frozenset[str]:
+    """Names of folders that stand in several folders."""
+    pairs = {_two_folders(folder + os.sep) for folder in {path[: path.rfind(os.sep)] for path in paths}} - {None}
+    counts = Counter(last for _, last in pairs)
+    return frozenset(name for name, count in counts.items() if count > 1)
 
 
 def _split(path: str) -> tuple[str, str]:

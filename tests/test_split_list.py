@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trees import mini, write_tree
 
+from ssl_bench.pools import make_pools
 from ssl_bench.split_list import content_hash, read_split_list, require_labels
 
 WNIDS = ["n01440764", "n01443537", "n02085620"]
@@ -40,6 +41,7 @@ FORMS = {
     "of another machine": "/mnt/x/n01443537/n01443537_1.JPEG\nn01440764_0.JPEG\n./train/n02085620/n02085620_3.JPEG\n",
     "in flat folders": "images/n01443537_1.JPEG\nimages/n01440764_0.JPEG\nimages/n02085620_3.JPEG\n",
     "Semiformer": "n01443537_1.JPEG,101,7\nn01440764_0.JPEG,0,1255\nn02085620_3.JPEG,3,0\n",
+    "paths and labels": "train/n01443537/n01443537_1.JPEG,1\ntrain/n01440764/n01440764_0.JPEG,0\ntrain/n02085620/n02085620_3.JPEG,2\n",
     "positions": "5\n0\n11\n",
     "as an editor of Windows leaves it": "\ufeff\r\n5\r\n\r\n 0 \r\n11",
 }
@@ -81,6 +83,13 @@ def test_lines_are_those_of_the_file(tmp_path):
         ("n01440764_0.JPEG\nn01440764_0.JPEG,3,1\n", ["line 2", "as line 1"]),
         ("n01440764_0.JPEG\nn01440764_9.JPEG\nn0.JPEG\n", ["line 2: n01440764_9.JPEG", "not in the training part", "2 of 3 names"]),
         ("n01440764_0.JPEG\n7\n", ["line 2: 7 is not in the training part"]),
+        ("n01440764_0.JPEG\nn01440764_9.JPEG\nn09999999_1.JPEG\n", ["line 3: n09999999_1.JPEG", "2 of 3", "the data has no class n09999999"]),
+        ("n01440764_0.JPEG,1,0\nn09999999_1.JPEG,1,1\nn09999998_1.JPEG,1,2", ["line 2:", "class n09999999, nor 1 others that the list names"]),
+        ("n01440764_0.JPEG\nn09999999/1.JPEG\n", ["line 2: 1.JPEG", "no class n09999999"]),
+        ("ILSVRC2012_val_00000001.JPEG,66\nILSVRC2012_val_00000002.JPEG,971\n",
+         ["line 1: ILSVRC2012_val_00000001.JPEG is of a validation or test part", "2 of 2 names", "list of training images"]),
+        ("n01440764_0.JPEG\nval/n01440764/n01440764_7.JPEG\n", ["line 2: n01440764_7.JPEG is of a validation or test part", "1 of 2"]),
+        ("a/000001.jpg\na/000002.jpg\n", ["line 1: a/000001.jpg", "2 of 2", "another data set?", "such as n01440764_0.JPEG"]),
         ("n01440764_0.jpeg\n", ["line 1: n01440764_0.jpeg is not in the training part"]),
         ("n01440764/n01440764_0.JPEG\nn01440764/n01443537_0.JPEG", ["line 2: n01440764/n01443537_0.JPEG is not in"]),
     ],
@@ -118,6 +127,34 @@ def test_a_name_in_two_folders_needs_its_folder(tmp_path):
 def test_a_name_may_hold_commas_and_spaces(tmp_path):
     paths = ("/d/a, b.jpg", "/d/c d.jpg")
     assert positions(written(tmp_path, "c d.jpg,0,1\na, b.jpg\n"), 2, paths) == [1, 0]
+
+
+def test_a_path_with_a_label_may_hold_commas_too(tmp_path):
+    assert positions(written(tmp_path, "x/c d.jpg,0\nx/a, b.jpg,1\n"), 2, ("/d/x/a, b.jpg", "/d/x/c d.jpg")) == [1, 0]
+
+
+def test_folders_of_one_name_are_told_apart_by_the_one_above(tmp_path):
+    """Places: church/outdoor and apartment_building/outdoor hold files of the same names."""
+    paths = tuple(f"/d/train/{c}/{name}.jpg" for c in ("a/apartment/outdoor", "a/church/outdoor", "a/abbey") for name in ("1", "2"))
+    paths += ("/d/train/a/church/outdoor/3.jpg",)
+    lists = written(tmp_path, "a/church/outdoor/2.jpg,1\na/abbey/1.jpg,2\na/apartment/outdoor/1.jpg,0\na/church/outdoor/3.jpg,1\n")
+    assert positions(lists, 7, paths) == [3, 4, 0, 6]
+    assert positions(written(tmp_path, "outdoor/3.jpg,1\nabbey/2.jpg,0\n"), 7, paths) == [6, 5]
+    with pytest.raises(ValueError, match="line 2: outdoor/3.jpg is not in the training part"):  # and not church/outdoor/3.jpg
+        positions(written(tmp_path, "a/church/outdoor/1.jpg,1\na/apartment/outdoor/3.jpg,0\n"), 7, paths)
+    with pytest.raises(ValueError, match="line 1: 2 images are called 1.jpg, such as /d/train/a/apartment/outdoor/1.jpg and /d/train/a/church"):
+        positions(written(tmp_path, "outdoor/1.jpg,0\n"), 7, paths)
+    parts = ("/d/part1/cats/1.png", "/d/part2/cats/2.png")  # of another machine: nothing above cats is right, and nothing needs it
+    assert positions(written(tmp_path, "/mnt/data/cats/2.png\n/mnt/data/cats/1.png\n"), 2, parts) == [1, 0]
+
+
+def test_a_list_of_imagenet_for_another_data_set(tmp_path):
+    with pytest.raises(ValueError, match=r"line 1: n01443537_1.JPEG is not .*3 of 3.*another data set\? Files here are called such as 1.png"):
+        positions(written(tmp_path, FORMS["SimCLR"]), 2, ("/d/cats/1.png", "/d/cats/2.png"))
+    mostly = "".join(f"cats/{k}.png\n" for k in range(9))
+    tail = written(tmp_path, mostly + "cats/99.png\n")
+    with pytest.raises(ValueError, match=r"line 10: cats/99.png is not in the training part \(1 of 10 names are not\)$"):
+        positions(tail, 9, tuple(f"/d/cats/{k}.png" for k in range(9)))
 
 
 def test_broken_images_that_were_left_out_are_passed_over_by_name_only(tmp_path):
@@ -174,8 +211,33 @@ def test_a_miniature_imagenet_is_split_alike_by_every_published_form(imagenet, t
     assert positions(unlabelled, len(train), train.paths) == rest
 
 
+def test_semiformers_lists_with_the_labelled_images_among_the_unlabelled_and_without_them(imagenet, tmp_path):
+    """file,shard,index; the 5 % list is the first half of the 10 % one; unlabelled is all else, or with a flag everything."""
+    data = mini("ImageNet", imagenet)
+    names = [Path(path).name for path in data.train.paths]
+    order = [k for turn in range(4) for k in range(turn, len(names), 12)]  # each class in turn: half of it has every class
+    ten = "".join(f"{names[k]},{line // 5},{line % 5}\n" for line, k in enumerate(order))
+    five = "".join(line + "\n" for line in ten.splitlines()[: len(order) // 2])
+    for text, listed in ((ten, order), (five, order[: len(order) // 2])):
+        file = written(tmp_path, text)
+        pools = make_pools(data, 4, 0, labeled_list=file)
+        assert pools.labeled_ids.tolist() == listed and pools.unlabeled_ids.tolist() == sorted(set(range(len(names))) - set(listed))
+        both = make_pools(data, 4, 1, labeled_list=file, unlabeled_all=True)
+        assert both.labeled_ids.tolist() == listed and both.unlabeled_ids.tolist() == list(range(len(names)))
+        assert [Path(path).name for path in both.labeled.paths] == [names[k] for k in listed]
+        assert both.labeled.targets.tolist() == [WNIDS.index(names[k][:9]) for k in listed]
+    for text, words in (
+        (ten + "n09999999_3.JPEG,9,9\n", f"line {len(order) + 1}: n09999999_3.JPEG .* has no class n09999999"),
+        ("".join(line + "\n" for line in ten.splitlines() if WNIDS[1] not in line), f"names no image of class .*{WNIDS[1]}"),
+        ("".join(f"ILSVRC2012_val_{k:08d}.JPEG,{k}\n" for k in range(1, 20)), "line 1: ILSVRC2012_val_00000001.JPEG is of a validation"),
+    ):
+        with pytest.raises(ValueError, match=words) as caught:
+            make_pools(data, 4, 0, labeled_list=written(tmp_path, text))
+        assert "\n" not in str(caught.value)
+
+
 LINES = st.one_of(
-    st.sampled_from(["Index", "a,Index", '"Index', "5", "0", "-1", "12", "1.5", "", " ", ",", '"', "n01440764_0.JPEG", "x/y.png,1", "\ufeff"]),
+    st.sampled_from(["Index", "a,Index", "n09999999_0.JPEG", "ILSVRC2012_val_00000001.JPEG,1", "a/b/c/d.png", '"Index', "5", "0", "-1", "12", "1.5", "", " ", ",", '"', "n01440764_0.JPEG", "x/y.png,1", "\ufeff"]),
     st.text(max_size=12),
 )
 
@@ -200,3 +262,9 @@ def test_imagenets_size_takes_seconds(tmp_path):
     begun = time.perf_counter()
     assert positions(names, len(paths), paths) == chosen.tolist()
     assert time.perf_counter() - begun < 15  # measured: 1.1 s
+    begun = time.perf_counter()
+    folders = written(tmp_path, "\n".join(f"{paths[k][1:]},7" for k in chosen))
+    assert positions(folders, len(paths), paths) == chosen.tolist()
+    with pytest.raises(ValueError, match=r"line 1: ILSVRC2012_val_00000001.JPEG.*50000 of 50000"):
+        positions(written(tmp_path, "\n".join(f"ILSVRC2012_val_{k:08d}.JPEG,1" for k in range(1, 50_001))), len(paths), paths)
+    assert time.perf_counter() - begun < 30  # measured: 3.1 s
