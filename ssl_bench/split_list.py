@@ -6,7 +6,7 @@ A file is recognised by its first line, and so needs no option:
     17                             lists it (Semi-ViT, EMAN); further columns are passed over
     n01440764_10026.JPEG           names, with or without folders before them (SimCLR)
     n01440764_10026.JPEG,3,120     names with anything behind a comma (Semiformer)
-    abbey/00000012.jpg,0           paths with anything behind a comma (Semiformer's lists of Places and iNaturalist)
+    abbey/00000012.jpg,0           paths with anything behind a comma (Semiformer's lists of Places205)
     17                             positions, one a line
 
 What is read depends on the file and the data set alone, so every process of a run gets the same split.
