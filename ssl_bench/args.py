@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ssl_bench.flags import flag, specs
+from ssl_bench.flags import FlagError, flag, specs
 
 
 @dataclass
@@ -163,6 +163,12 @@ class Args:
     def initial_weights(self) -> str:
         """Where the network's weights come from, for records: a file, ``none``, or ``imagenet``."""
         return self.pretrained_backbone or ("none" if self.scratch else "imagenet")
+
+
+def check_stages(given: tuple[str, ...], known: tuple[str, ...]) -> None:
+    """FlagError unless `given`, of --stages, are one or more of `known`, each once and in that order."""
+    if not given or [*given] != [stage for stage in known if stage in given]:
+        raise FlagError(f"--stages {' '.join(given)}: one or more of {', '.join(known)}, each once, in this order")
 
 
 def same_setting(args: Args, onto: Args) -> Args:

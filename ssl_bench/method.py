@@ -114,6 +114,10 @@ class Method(nn.Module):
         self.args = args
         self.task = task
         self.model = self.build_model()
+        if not args.pos_embed:
+            without_positions(self.model, args.arch)
+        if args.conditional_positions:
+            with_conditional_positions(self.model, args.arch)
         self.positional = self._position_head()
         self.tokens: list[Tensor] = []  # of this micro-batch's images, until position_step
         if isinstance(args, TwoViewArgs) and args.trade_off_cls_strong == 0:
@@ -149,10 +153,6 @@ class Method(nn.Module):
             nn.init.zeros_(model.head.bias)
             if args.fixed_positions:
                 fix_positions(model.backbone)
-        if not args.pos_embed:
-            without_positions(model.backbone, args.arch)
-        if args.conditional_positions:
-            with_conditional_positions(model.backbone, args.arch)
         return model
 
     def _position_head(self) -> PositionHead | None:
@@ -163,7 +163,7 @@ class Method(nn.Module):
             raise ValueError(f"--positional: {self.name} sees some of an image's patches, out of order; use it in the training that follows")
         if args.positional == "apl" and args.pairs_per_image:
             raise ValueError("--pairs-per-image is of --positional rpl: absolute labels are of single tokens")
-        backbone = self.model.backbone if isinstance(self.model, models.Classifier) else self.model
+        backbone = getattr(self.model, "backbone", self.model)
         with torch.random.fork_rng(devices=()):  # all else begins as it does without
             return PositionHead(*token_shape(backbone, args.arch, args.image_size), args.positional)
 

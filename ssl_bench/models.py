@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ssl_bench.flags import nearest
-from ssl_bench.nets import wide_resnet
+from ssl_bench.nets import two_streams, wide_resnet
 from ssl_bench.nets.recompute import checkpoint_activations
 from ssl_bench.nets.tokens import features_and_tokens
 from ssl_bench.pretrained import load_backbone
@@ -114,6 +114,8 @@ def check_arch(arch: str) -> None:
     """ValueError with the nearest names when neither timm nor `nets` knows `arch`."""
     if wide_resnet.depth_and_width(arch) is not None:
         return
+    if two_streams.is_name(arch):
+        raise ValueError(f"--arch {arch} has two streams of logits: it is for the method semiformer")
     import timm  # takes seconds, and a WRN needs none of it
 
     if not timm.is_model(arch):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TypeVar
 
 from ssl_bench import recipe
-from ssl_bench.args import same_setting
+from ssl_bench.args import check_stages, same_setting
 from ssl_bench.catalog import load_method
 from ssl_bench.flags import FlagError, flag
 from ssl_bench.method import Method, Stage
@@ -62,8 +62,7 @@ class PipelineArgs(TransformerArgs):
         super().__post_init__()
         if "pretrain" in self.stages and "semi" in self.stages and "finetune" not in self.stages:
             raise FlagError("--stages pretrain semi: self-training starts from a fine-tuned network, name finetune too")
-        if not self.stages or [*self.stages] != [stage for stage in STAGES if stage in self.stages]:
-            raise FlagError(f"--stages {' '.join(self.stages)}: one or more of {', '.join(STAGES)}, each once, in this order")
+        check_stages(self.stages, STAGES)
 
 
 Some = TypeVar("Some", bound=PipelineArgs)

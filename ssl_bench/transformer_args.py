@@ -12,25 +12,36 @@ from ssl_bench.mixup import Mix, draw_mixup, draw_pseudo_mixup
 
 
 @dataclass
-class TransformerArgs(Args):
-    """AdamW, warm-up and half a cosine, layer decay; stochastic depth, label smoothing, mixup and CutMix."""
+class DeiTArgs(Args):
+    """AdamW, warm-up and half a cosine, strong augmentation; stochastic depth, label smoothing."""
 
-    arch: str = "vit_base_patch16_224"
     bottleneck_dim: int = 0
     optimizer: str = "adamw"
     lr_scheduler: str = "half_cos"
     lr_warmup_epochs: float = 5
     min_lr: float = 1e-6
-    layer_decay: float | None = 0.75
+    layer_decay: float | None = 1.0
     wd: float = 0.05
-    epochs: int = 100
     auto_augment: str = "rand-m9-mstd0.5-inc1"
     erasing: float = 0.25
     crop_scale: float = 0.08
     drop_path: float = flag(0.0, "stochastic depth: probability at the last block, falling to 0 at the first", ge=0, lt=1)
+    label_smoothing: float = flag(0.1, "share of a labelled target that is spread over all classes", ge=0, lt=1)
+
+    def __post_init__(self) -> None:
+        if self.min_lr > self.lr:
+            raise FlagError(f"--min-lr {self.min_lr:g} is above --lr {self.lr:g}, where the schedule should end below")
+
+
+@dataclass
+class TransformerArgs(DeiTArgs):
+    """Adds what timm's ViTs take: layer decay, mixup and CutMix."""
+
+    arch: str = "vit_base_patch16_224"
+    layer_decay: float | None = 0.75
+    epochs: int = 100
     fixed_positions: bool = flag(False, "fixed sine-cosine position embedding of a ViT")
     head_init_std: float = flag(2e-5, "deviation of the new head's weights", gt=0)
-    label_smoothing: float = flag(0.1, "share of a labelled target that is spread over all classes", ge=0, lt=1)
     mixup: float = flag(0.8, "mixup's alpha; 0: no mixup", ge=0)
     cutmix: float = flag(1.0, "CutMix's alpha; 0: no CutMix", ge=0)
     mixup_prob: float = flag(1.0, "probability that labelled images are mixed", ge=0, le=1)
@@ -40,10 +51,9 @@ class TransformerArgs(Args):
     disable_x_drop_path: bool = flag(False, "no stochastic depth for labelled images")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.concat and self.disable_x_drop_path:
             raise FlagError("--disable-x-drop-path needs a forward of its own for the labelled images: leave --concat out")
-        if self.min_lr > self.lr:
-            raise FlagError(f"--min-lr {self.min_lr:g} is above --lr {self.lr:g}, where the schedule should end below")
 
     @property
     def more_model_kwargs(self) -> tuple[str, ...]:

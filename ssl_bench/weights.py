@@ -31,11 +31,10 @@ def load_strictly(model: nn.Module, weights: dict[str, Tensor], source: str) -> 
     """Lay a classifier's `weights` over `model`; ValueError names their `source` if they do not fit."""
     own = model.state_dict()
     weights = {key: value for key, value in weights.items() if key in own or not key.startswith("backbone.fc.")}
-    theirs, ours = weights.get("head.weight"), own.get("head.weight")
-    if theirs is not None and ours is not None and theirs.ndim == 2 and len(theirs) != len(ours):
-        raise ValueError(
-            f"{source} has a head of {len(theirs)} classes (head.weight), the data set {len(ours)}: give the data it was trained on"
-        )
+    for head in ("head.weight", "conv_cls_head.weight", "trans_cls_head.weight"):
+        theirs, ours = weights.get(head), own.get(head)
+        if theirs is not None and ours is not None and theirs.ndim == 2 and len(theirs) != len(ours):
+            raise ValueError(f"{source} has a head of {len(theirs)} classes ({head}), the data set {len(ours)}: give the data it was trained on")
     missing, unknown = [key for key in own if key not in weights], [key for key in weights if key not in own]
     shapes = [key for key in own if key in weights and own[key].shape != weights[key].shape]
     for what, keys in (("lacks", missing), ("has an unknown", unknown), ("has another shape of", shapes)):

@@ -21,6 +21,7 @@ TINY = (
     "--lr-scheduler constant --print-freq 2 --device cpu --recipe default"
 ).split()
 BN_FREE = "--arch test_vit --model-kwargs patch_size=2 --bottleneck-dim 0".split()
+BN_FREE_STREAMS = "--arch semiformer:test_convnext+test_vit --model-kwargs vit_patch_size=8 --image-size 32 --bottleneck-dim 0".split()
 
 # Values at which every term of a method is awake from the first step: with a threshold of 0.95 a fresh network keeps
 # nothing, and a test of the unlabelled loss would pass on broken code.
@@ -39,8 +40,16 @@ LIVE = {
                 "--lr-warmup-epochs 0 --layer-decay 0.95 --head-init-std 0.1 --mu 1 --lr 0.005 --label-smoothing 0.5 --pseudo-smoothing 0.5 --optimizer sgd --cutmix 1 --no-disable-x-mixup".split(),  # as mae
     # SGD: AdamW divides gradients of rounding size by their own size, and does so on a CPU by waiting for each step's number.
     "mae": [*BN_FREE, *"--optimizer sgd --mu 1 --decoder-dim 16 --decoder-depth 1 --decoder-heads 2".split()],
+    "positional_label": [*BN_FREE, *"--optimizer sgd --head-init-std 0.1 --mu 1 --lr-warmup-epochs 0 --lr 0.05".split()],
+    "semiformer": "--arch semiformer_tiny_patch4 --bottleneck-dim 0 --threshold 0 --optimizer sgd --mu 1 --lr-warmup-epochs 0 --drop-path 0 "
+                  "--warmup-epochs 1 --warmup-iters-per-epoch 3 --warmup-batch-size 16".split(),
     "noisy_student": ["--generations", "1", "--teacher-epochs", "1"],
 }
+
+
+def bn_free(name: str) -> list[str]:
+    """Flags of a network whose images do not influence each other, for the method of that name."""
+    return BN_FREE_STREAMS if name == "semiformer" else BN_FREE
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -119,4 +128,4 @@ def only_run(log: Path) -> Path:
 
 def last_stage(run: Path) -> Path:
     """Where the last stage of a run trained: a folder inside of it, or itself."""
-    return max((file.parent for file in run.glob("*/args.json")), default=run)
+    return max(run.glob("*/args.json"), key=lambda file: file.stat().st_mtime_ns, default=run / "args.json").parent

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import ranks
 import torch
-from conftest import BN_FREE, LIVE, TINY, last_stage, only_run
+from conftest import BN_FREE, LIVE, TINY, bn_free, last_stage, only_run
 
 from ssl_bench import catalog, devices, distributed, launch
 from ssl_bench.record import read_jsonl
@@ -51,7 +51,7 @@ def runs(tmp_path_factory) -> dict[tuple, Path]:
     root = tmp_path_factory.mktemp("ranks")
     folders, outputs = {}, {}
     for world in (1, 2):
-        jobs = [(name, world, [*BASE, *LIVE[name]]) for name in METHODS]
+        jobs = [(name, world, [*BASE, *LIVE[name], *bn_free(name)]) for name in METHODS]
         jobs += [("uda", f"kept {world}", [*BASE, "--divide-by", "kept", "--threshold", "0.25"])]
         if world == 2:
             jobs += [(name, "shard", [*BASE, *LIVE[name], "--shard"]) for name in ("fixmatch", "mean_teacher")]
@@ -87,7 +87,7 @@ def test_uda_divides_by_what_all_processes_kept(runs):
 
 @pytest.mark.slow
 def test_four_processes_train_the_same_run(runs, tmp_path):
-    argv = {(name, more): [*BASE, *LIVE[name], *more.split(), "--log", f"{name}{more}"] for name in METHODS for more in ("", "--shard")}
+    argv = {(name, more): [*BASE, *LIVE[name], *bn_free(name), *more.split(), "--log", f"{name}{more}"] for name in METHODS for more in ("", "--shard")}
     ranks.run(4, [["command", [name, flags]] for (name, _), flags in argv.items()], tmp_path, timeout=1800)
     for name, more in argv:
         # Sums in four parts round further from those in one: 1.2e-6 was seen in one momentum of 640, of 0.1.

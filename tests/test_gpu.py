@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import BN_FREE, LIVE, TINY, last_stage_of
+from conftest import LIVE, TINY, bn_free, last_stage_of
 
 from ssl_bench import catalog, launch
 from ssl_bench.feed import training_batches
@@ -55,7 +55,7 @@ def test_nothing_in_a_step_waits_for_the_device(digits, name, stage, precision):
 @pytest.mark.parametrize("flags", [["--compile"], ["--cuda-graphs"], ["--cuda-graphs", "--accumulate", "2"], ["--concat", "--cuda-graphs"]])
 @pytest.mark.parametrize(("name", "stage"), METHODS)
 def test_compiled_and_replayed_equal_eager(digits, name, stage, flags):
-    eager, other = (losses(*trainer_on_gpu(name, digits, *BN_FREE, *stage, *more), 6) for more in ([], flags))
+    eager, other = (losses(*trainer_on_gpu(name, digits, *bn_free(name), *stage, *more), 6) for more in ([], flags))
     for a, b in zip(eager, other, strict=True):
         assert a == pytest.approx(b, rel=1e-3, nan_ok=True)
 
@@ -63,6 +63,6 @@ def test_compiled_and_replayed_equal_eager(digits, name, stage, flags):
 @pytest.mark.parametrize(("name", "stage"), METHODS)
 def test_the_gpu_follows_the_cpu(digits, tiny, name, stage):
     """Batches are drawn on the host: the same images on any device."""
-    ours, theirs = losses(*trainer_on_gpu(name, digits, *BN_FREE, *stage), 3), tiny(name, *BN_FREE, *stage).steps(3)
+    ours, theirs = losses(*trainer_on_gpu(name, digits, *bn_free(name), *stage), 3), tiny(name, *bn_free(name), *stage).steps(3)
     for a, b in zip(ours, theirs, strict=True):
         assert a == pytest.approx(b, rel=1e-3, nan_ok=True)

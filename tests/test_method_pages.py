@@ -63,7 +63,7 @@ def test_the_keys_that_every_row_has_are_explained(tmp_path):
 def test_a_step_costs_what_the_page_says(tiny, name):
     run = tiny(name, "--mu", "3")
     passes: dict[bool, list[int]] = {True: [], False: []}
-    for network in [module for module in run.method.modules() if isinstance(module, Classifier)]:
+    for network in [module for module in run.method.modules() if isinstance(module, Classifier) or hasattr(module, "check_size")]:
         network.register_forward_hook(lambda _, images, __: passes[torch.is_grad_enabled()].append(len(images[0])))
     run.steps(1)
     said = re.findall(r"^\| (with gradient|without) \| (\d+) \| `(.+)` \|$", page(name), re.MULTILINE)

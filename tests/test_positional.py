@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from conftest import BN_FREE, TINY
+from conftest import BN_FREE, TINY, bn_free
 
 from ssl_bench import catalog, launch
 from ssl_bench.feed import training_batches
@@ -20,7 +20,7 @@ OTHERS = METHODS
 @pytest.mark.parametrize("kind", ["apl", "rpl"])
 @pytest.mark.parametrize("name", OTHERS)
 def test_every_method_learns_positions_beside_its_own_terms(tiny, name, kind):
-    plain, beside = tiny(name, *BN_FREE), tiny(name, *BN_FREE, "--positional", kind)
+    plain, beside = tiny(name, *bn_free(name)), tiny(name, *bn_free(name), "--positional", kind)
     first, own = beside.steps(1)[0], plain.steps(1)[0]
     classes = 16 if kind == "apl" else 49
     assert first["position_loss"] == pytest.approx(0.5 * math.log(classes), rel=0.05)
@@ -34,7 +34,7 @@ def test_every_method_learns_positions_beside_its_own_terms(tiny, name, kind):
 
 @pytest.mark.parametrize("name", ["fixmatch", "dst", "mean_teacher", "semi_vit", "self_tuning"])
 def test_a_weight_of_zero_changes_nothing_but_the_order_of_sums(tiny, name):
-    plain, beside = tiny(name, *BN_FREE), tiny(name, *BN_FREE, "--positional", "apl", "--positional-weight", "0")
+    plain, beside = tiny(name, *bn_free(name)), tiny(name, *bn_free(name), "--positional", "apl", "--positional-weight", "0")
     plain.steps(2), beside.steps(2)
     ours = beside.weights()
     for key, value in plain.weights().items():

@@ -9,6 +9,7 @@ results/digits.md, .csv, .tex from all that is there, and results/runs.csv from 
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 from pathlib import Path
 
@@ -26,7 +27,8 @@ def collect(source: Path, results: Path, study: str) -> int:
             continue  # a stage of a run; what it came to is in the run's own files
         target = results / study / Path(*run.parts[-4:])
         target.mkdir(parents=True, exist_ok=True)
-        last = max((file.parent for file in run.glob("*/metrics.jsonl")), default=run)  # of a run of stages: its last one's
+        stages = json.loads(result.read_text(encoding="utf-8")).get("minutes_of_stages", {})
+        last = run / [*stages][-1] if stages else run  # of a run of stages: its last one's
         for name in EVIDENCE:
             shutil.copyfile((last if name == "metrics.jsonl" else run) / name, target / name)
         count += 1

@@ -8,7 +8,6 @@ other.
 from __future__ import annotations
 
 import copy
-import difflib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ssl_bench.flags import nearest
 from ssl_bench.nets.mae import grid_of, is_plain_vit
 from ssl_bench.nets.semiformer import HEADS, NETWORKS, STREAMS, FCUDown, FCUUp, check_streams, initialise
 
@@ -43,12 +43,7 @@ def check_name(arch: str) -> None:
 
     for name, what in zip(names, ("CNN", "ViT"), strict=True):
         if not timm.is_model(name):
-            raise ValueError(f"--arch {arch}: timm knows no {what} {name!r}{_close(name, timm.list_models())}")
-
-
-def _close(word: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(word.lower(), known, n=3, cutoff=0.7)
-    return f"; did you mean {' or '.join(close)}?" if close else ""
+            raise ValueError(f"--arch {arch}: {nearest(name, timm.list_models(), what)} (any of timm's)")
 
 
 def build(
