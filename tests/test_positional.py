@@ -14,7 +14,7 @@ from ssl_bench.feed import training_batches
 from ssl_bench.streams import PAIRS, generator_of
 
 METHODS = [name for name in catalog.method_names() if not catalog.load_method(name).pretrains]
-OTHERS = METHODS
+OTHERS = [name for name in METHODS if catalog.load_method(name).Args.positional == "none"]
 
 
 @pytest.mark.parametrize("kind", ["apl", "rpl"])
