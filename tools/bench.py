@@ -5,6 +5,8 @@
     python tools/bench.py loader      decoding and cropping, from files and from the cache / the per-image Pillow pipeline
     python tools/bench.py ema         the moving average / a loop over parameters; its share of a step
     python tools/bench.py mixing      probabilistic pseudo mixup / a loop over images; its share of a step
+    python tools/bench.py streams     Semiformer's step / a bare loop; memory; channels last; compiling
+    python tools/bench.py positional  relative labels of positions / all pairs put together; what --positional costs a step
     python tools/bench.py startup     process start to the end of the first step; ssl-bench --help
     python tools/bench.py table       run folders -> table / reading the same files
     python tools/bench.py page        docs/performance.md from results/bench/*.json
@@ -20,7 +22,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-BENCHMARKS = ("augment", "step", "loader", "ema", "mixing", "startup", "table")
+BENCHMARKS = ("augment", "step", "loader", "ema", "mixing", "streams", "positional", "startup", "table")
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "bench"
 
 

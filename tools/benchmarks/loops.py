@@ -83,8 +83,10 @@ def suite_loop(s: Setup, method: Method | None = None) -> Update:
 
 
 def bare_loop(s: Setup) -> Update:
-    """ERM's or FixMatch's step by hand: the same network in the same memory format, the same views, the same order of
-    backwards; indices by torch.randint, the same fused SGD; nothing checked, counted or logged."""
+    """ERM's, FixMatch's or Semiformer's step by hand: the same network in the same memory format, the same views, the same
+    order of backwards; indices by torch.randint, the same fused optimiser; nothing checked, counted or logged."""
+    if s.method.name == "semiformer":
+        return _bare_semiformer(s)
     model, draw, optimizer = _by_hand(s)
     args = s.args
 
@@ -117,6 +119,35 @@ def bare_loop(s: Setup) -> Update:
     return {"erm": erm, "fixmatch": fixmatch}[s.method.name]
 
 
+def _bare_semiformer(s: Setup) -> Update:
+    """Its semi stage: labelled and strong views in one forward, weak views in eval mode without gradient, labels of the
+    convolutional stream for both; one backward; AdamW without decay of vectors and of the class token."""
+    args, (model, draw, _) = s.args, _by_hand(s, weak="weak" if s.args.train_resizing == "cifar" else "weak_short")
+    split = {True: [], False: []}
+    for name, parameter in model.named_parameters():
+        split[parameter.ndim > 1 and name != "cls_token"].append(parameter)
+    groups = [{"params": split[False], "weight_decay": 0.0}, {"params": split[True], "weight_decay": args.wd}]
+    optimizer = torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, args.beta2), fused=s.device.type in ("cpu", "cuda"))
+
+    def update() -> None:
+        x, y = draw.labeled_strong()
+        u, u_strong = draw.unlabeled()
+        optimizer.zero_grad(set_to_none=True)
+        with autocast(args, s.device):
+            streams = model(torch.cat([x, u_strong]))
+            supervised = sum(F.cross_entropy(z[: len(x)], y, label_smoothing=args.label_smoothing) for z in streams) / 2
+            model.eval()
+            with torch.no_grad():
+                confidence, pseudo = model(u)[0].float().softmax(1).max(1)
+            model.train()
+            each = sum(F.cross_entropy(z[len(x) :], pseudo, reduction="none") for z in streams) / 2
+            loss = supervised + args.trade_off_self_training * (each * (confidence >= args.threshold)).mean()
+        loss.backward()
+        optimizer.step()
+
+    return update
+
+
 def published_loop(s: Setup) -> Update:
     """FixMatch as it is published: one forward of labelled weak, unlabelled weak and unlabelled strong views together, in
     NCHW and fp32, with gradients through the weak views too; one backward; plain SGD with Nesterov momentum."""
@@ -147,11 +178,11 @@ def published_step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Ba
 class _Draw:
     """Batches of views by torch.randint, images resident on the device."""
 
-    def __init__(self, s: Setup) -> None:
+    def __init__(self, s: Setup, weak: str = "weak") -> None:
         self.args, self.device = s.args, s.device
         self.labeled_pixels, self.unlabeled_pixels = (part.pixels.to(s.device) for part in (s.pools.labeled, s.pools.unlabeled))
         self.targets = torch.from_numpy(s.pools.labeled.targets).to(s.device)
-        self.weak, self.strong = training_views(("weak", "strong"), s.args)
+        self.weak, self.strong = training_views((weak, "strong"), s.args)
         self.generator = torch.Generator().manual_seed(0)
 
     def _rows(self, n: int, count: int) -> Tensor:
@@ -162,18 +193,24 @@ class _Draw:
         x = self.labeled_pixels[rows]
         return (self.weak(x, self.generator), self.strong(x, self.generator) if strong else None), self.targets[rows]
 
+    def labeled_strong(self) -> tuple[Tensor, Tensor]:
+        rows = self._rows(len(self.targets), self.args.batch_size)
+        return self.strong(self.labeled_pixels[rows], self.generator), self.targets[rows]
+
     def unlabeled(self) -> tuple[Tensor, Tensor]:
         x = self.unlabeled_pixels[self._rows(len(self.unlabeled_pixels), self.args.batch_size * self.args.mu)]
         return self.weak(x, self.generator), self.strong(x, self.generator)
 
 
-def _by_hand(s: Setup, memory_format: torch.memory_format | None = None) -> tuple[nn.Module, _Draw, torch.optim.Optimizer]:
+def _by_hand(
+    s: Setup, memory_format: torch.memory_format | None = None, weak: str = "weak"
+) -> tuple[nn.Module, _Draw, torch.optim.Optimizer]:  # fmt: skip
     model = s.build().model
     model = model if memory_format is None else model.to(memory_format=memory_format)
     optimizer = plain_sgd(model, s.args, fused=s.device.type in ("cpu", "cuda"))  # as the suite's
     if s.args.compile:
         model.compile()
-    return model, _Draw(s), optimizer
+    return model, _Draw(s, weak), optimizer
 
 
 def plain_sgd(model: nn.Module, args: Args, fused: bool = False) -> torch.optim.Optimizer:

@@ -1,4 +1,4 @@
-"""Peak memory of one loop in a process of its own: `python -m benchmarks.memory suite|bare DEVICE STEPS FLAGS...` prints MiB."""
+"""Peak memory of one loop in a process of its own: `python -m benchmarks.memory suite|bare METHOD DEVICE STEPS FLAGS...`."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from benchmarks.loops import bare_loop, setup, suite_loop
 from ssl_bench.placement import peak_memory
 
 
-def peak_in_a_process(which: str, device: torch.device, flags: Sequence[str], steps: int) -> float:
-    """Peak MiB of `steps` FixMatch updates: of the process on a CPU, of the allocator on a CUDA device."""
-    argv = [sys.executable, "-m", "benchmarks.memory", which, str(device), str(steps), *flags]
+def peak_in_a_process(which: str, method: str, device: torch.device, flags: Sequence[str], steps: int) -> float:
+    """Peak MiB of `steps` updates of `method`: of the process on a CPU, of the allocator on a CUDA device."""
+    argv = [sys.executable, "-m", "benchmarks.memory", which, method, str(device), str(steps), *flags]
     done = subprocess.run(argv, capture_output=True, text=True, check=True, cwd=Path(__file__).parent.parent)
     return float(done.stdout.split()[-1])
 
 
 def main(argv: Sequence[str]) -> None:
-    which, device, steps, *flags = argv
+    which, method, device, steps, *flags = argv
     device = torch.device(device)
-    update = {"suite": suite_loop, "bare": bare_loop}[which](setup("fixmatch", flags, device))
+    update = {"suite": suite_loop, "bare": bare_loop}[which](setup(method, flags, device))
     for _ in range(int(steps)):
         update()
     print(peak_memory(device) / 2**20)

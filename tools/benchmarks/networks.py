@@ -29,7 +29,13 @@ NETWORKS = {
     "ResNet-50, 224 px": ["--arch", "resnet50", *_224],
     "ViT-S/16, 224 px": ["--arch", "vit_small_patch16_224", *_224],
     "ViT-B/16, 224 px": ["--arch", "vit_base_patch16_224", *_224],
+    "Semiformer-S/4, 32 px": ["--arch", "semiformer_small_patch4", *_32],
+    "Semiformer-S/16, 224 px": ["--arch", "semiformer_small_patch16", *_224],
 }
+# Which of them each method that does not train them all can: Semiformer trains its own, and a loss on patches needs patches.
+ONLY = {name: "ViT" for name in (*catalog.pretraining_names(), "positional_label")} | {"semiformer": "Semiformer"}
+# Other methods with labels of positions, where there are tokens.
+POSITIONAL = {f"fixmatch --positional {kind}": ["--positional", kind] for kind in ("apl", "rpl")}
 BARE = ("erm", "fixmatch")  # the methods `loops.bare_loop` writes by hand
 # Layer decay is Semi-ViT's default, and a WRN does not say what its layers are.
 MORE = {("semi_vit", "WRN-28-2, 32 px"): ["--layer-decay", "1"]}
@@ -41,18 +47,26 @@ def rows_of_every_method(options: Options, device: torch.device) -> list[Row]:
     """Unattended: a case that fails (out of memory, a network that does not compile) leaves a row saying so."""
     rows = []
     for network, flags in NETWORKS.items():
-        for name in catalog.method_names():
-            if name in catalog.pretraining_names() and "ViT" not in network:
-                continue  # patches can be left out of a ViT only
+        for what in (*catalog.method_names(), *POSITIONAL):
+            name = what.split()[0]
+            if not trains(what, network):
+                continue
             for compiled in (False, True):
-                case = f"{name}, {network}, bf16{', compiled' * compiled}"
+                case = f"{what}, {network}, bf16{', compiled' * compiled}"
                 if options.wants(case):
-                    argv = [*flags, *MORE.get((name, network), []), "--precision", "bf16", *["--compile"] * compiled]
+                    argv = [*flags, *MORE.get((name, network), []), *POSITIONAL.get(what, []), "--precision", "bf16", *["--compile"] * compiled]
                     rows += _guarded(case, lambda: _method_rows(case, setup(name, argv, device), network, options))
         case = f"fixmatch, {network}, bf16, against a per-image Pillow loader"
-        if options.wants(case):
+        if trains("fixmatch", network) and options.wants(case):
             rows += _guarded(case, lambda: _loader_rows(case, setup("fixmatch", [*flags, "--precision", "bf16"], device), options))
     return rows
+
+
+def trains(what: str, network: str) -> bool:
+    """Whether a method, or one of POSITIONAL, can train one of NETWORKS."""
+    if "Semiformer" in network:
+        return what == "semiformer"
+    return ("ViT" if what in POSITIONAL else ONLY.get(what, "")) in network
 
 
 def rows_of_semi_vit(options: Options, device: torch.device) -> list[Row]:
@@ -90,7 +104,7 @@ def _method_rows(case: str, s: Setup, network: str, options: Options) -> list[Ro
     suite = seconds(suite_loop(s), calls, s.device)
     suite()
     peak = peak_memory(s.device) / 2**20
-    if s.method.name in BARE:
+    if s.method.name in BARE and s.args.positional == "none":
         bare = seconds(bare_loop(s), calls, s.device)
         rows = [
             harness.compare(

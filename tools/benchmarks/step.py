@@ -170,7 +170,7 @@ def _memory(options: Options, device: torch.device) -> list[Row]:
     if not options.wants(case):
         return []
     flags, steps = (TINY, 1) if options.tiny else (WRN, 4)
-    a, b = ((name, lambda name=name: peak_in_a_process(name, device, flags, steps)) for name in ("suite", "bare"))
+    a, b = ((name, lambda name=name: peak_in_a_process(name, "fixmatch", device, flags, steps)) for name in ("suite", "bare"))
     rounds = options.rounds_or(3)
     return [harness.compare(case, a, b, rounds=rounds, warm_up=0, ratio="a/b", unit="MiB", goal="<= 1.05")]
 
