@@ -11,7 +11,7 @@ import bench
 import numpy as np
 import pytest
 import torch
-from benchmarks import harness, page, scaling
+from benchmarks import harness, loops, page, scaling
 from benchmarks.harness import Options
 
 from ssl_bench import catalog
@@ -68,7 +68,10 @@ def test_threads_are_put_back():
 
 
 # Rows that start processes which import torch cost seconds: they run in the slow test.
-QUICK = {"step": ["erm step", "mu 7, fp32", "same losses", "share,"], "startup": ["help"]}
+QUICK = {
+    "step": ["erm step", "mu 7, fp32", "same losses", "share,"], "startup": ["help"], "streams": ["step, tiny", "step, channels last"],
+    "positional": [" time", "same loss", "erm step"],
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("what", "only"), [(what, only) for what in bench.BENCHMARKS for only in QUICK.get(what, [""])])
@@ -81,7 +84,7 @@ def test_every_benchmark_runs_in_tiny_mode_and_leaves_no_file(what, only, capsys
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", ["step", "startup"])
+@pytest.mark.parametrize("what", ["step", "startup", "streams", "positional"])
 def test_benchmarks_with_processes_of_their_own(what):
     before = sorted(bench.RESULTS.glob("*"))
     assert bench.main([what, "--tiny", "--device", "cpu"]) == 0
@@ -110,7 +113,7 @@ def test_mixing_and_the_loop_over_images_give_the_same(seed):
 
 
 def test_a_step_is_timed_with_the_methods_own_mixing():
-    from benchmarks import loops, mixing
+    from benchmarks import mixing
 
     s = loops.setup("semi_vit", [*mixing.TINY, "--pseudo-mixup", "none"], torch.device("cpu"))
     assert mixing.share_of_a_step("x", s, Options(tiny=True), 1, "<= 0.5")["met"]
@@ -140,23 +143,73 @@ def test_a_case_that_fails_leaves_a_row():
 @pytest.mark.parametrize("name", catalog.method_names())
 def test_every_method_of_the_gpu_benchmark_has_an_optimizer(name):
     """Where a network and a method do not fit, the run on a GPU, which nobody watches, would end there."""
-    from benchmarks import loops, networks
+    from benchmarks import networks
 
-    network = "WRN-28-2, 32 px"
-    if name in catalog.pretraining_names():
-        network = "ViT-S/2, 32 px"
+    network = next(network for network in networks.NETWORKS if networks.trains(name, network))
     flags = [*networks.NETWORKS[network], *networks.MORE.get((name, network), []), "--batch-size", "2"]
     assert loops.setup(name, flags, torch.device("cpu")).build().optimizers()
 
 
 def test_bare_and_suite_loops_move_the_same_network():
     """From one seed they start equal, and both move every weight."""
-    from benchmarks import loops, step
+    from benchmarks import step
 
     s = loops.setup("fixmatch", step.TINY, torch.device("cpu"))
     assert torch.equal(step._flat(s.build().model), step._flat(s.build().model))
     for loop in (loops.suite_loop, loops.bare_loop, loops.published_loop):
         loop(s)()
+
+
+def test_every_network_of_the_gpu_benchmark_has_its_methods():
+    from benchmarks import networks
+
+    names = [*catalog.method_names(), *networks.POSITIONAL]
+    trained = {network: [name for name in names if networks.trains(name, network)] for network in networks.NETWORKS}
+    with_patches = {"mae", "positional_label", *networks.POSITIONAL}
+    for network, found in trained.items():
+        one = "Semiformer" in network
+        assert set(found) == ({"semiformer"} if one else {*names} - {"semiformer"} - (set() if "ViT" in network else with_patches))
+
+
+class Remembering(loops.Setup):
+    """Keeps what it built."""
+
+    def build(self):
+        object.__setattr__(self, "built", super().build())
+        return self.built
+
+
+@pytest.mark.parametrize("smooth", ["0", "0.1"])
+def test_bare_and_suite_loops_of_semiformer_make_the_same_updates(smooth):
+    """From images of one colour and one class, whose views are all the same, whichever are drawn."""
+    from benchmarks import streams
+
+    flags = "--threshold 0 --drop-path 0 --auto-augment= --erasing 0 --lr-warmup-epochs 0 --wd 0.5 --min-lr 0".split()
+    s = loops.setup("semiformer", [*streams.TINY, *flags, "--label-smoothing", smooth], torch.device("cpu"))
+    for images in (s.pools.labeled, s.pools.unlabeled):
+        images.pixels.fill_(200)
+        images.targets.fill(3)
+    after = []
+    for loop in (loops.suite_loop, loops.bare_loop):
+        own = Remembering(s.method, s.args, s.pools, s.device)
+        update = loop(own)
+        before = {name: value.clone() for name, value in own.built.model.state_dict().items()}
+        for _ in range(2):
+            update()
+        after.append(own.built.model.state_dict())
+        assert all((value != before[name]).any() for name, value in after[-1].items() if name.endswith("cls_head.weight"))
+    for name, value in after[0].items():
+        torch.testing.assert_close(after[1][name], value, rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a peak is of the whole life of the process")
+def test_the_memory_of_relative_labels_is_above_what_was_there():
+    """All logits of 38416 pairs and their gradients the naive way; a part of them the other."""
+    from benchmarks import positional
+
+    logits = 38416 * 729 * 4 / 2**20
+    fast, naive = (positional.peak_mib(kind, torch.device("cpu"), "fp32", 14, 8, 1) for kind in ("fast", "naive"))
+    assert 2 * logits < naive < 5 * logits and fast < 0.8 * naive
 
 
 def test_the_door_needs_no_path_edit():

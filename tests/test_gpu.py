@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import LIVE, TINY, bn_free, last_stage_of
+from conftest import BN_FREE, LIVE, TINY, bn_free, last_stage_of
 
 from ssl_bench import catalog, launch
 from ssl_bench.feed import training_batches
+from ssl_bench.nets import positional
 from ssl_bench.placement import compile_networks
 from ssl_bench.pools import make_pools
 from ssl_bench.trainer import Trainer
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-# A method, with flags: the last of its stages, and a stage before it that makes other steps.
+# A method, with flags: the last of its stages, a stage before it that makes other steps, and what else changes a step.
 METHODS = [pytest.param(name, [], id=name) for name in catalog.method_names()]
-METHODS.append(pytest.param("semi_vit", ["--stages", "finetune", "--finetune-ema-decay", "0.9"], id="semi_vit, fine-tuning"))
+METHODS += [
+    pytest.param("semi_vit", ["--stages", "finetune", "--finetune-ema-decay", "0.9"], id="semi_vit, fine-tuning"),
+    pytest.param("semiformer", ["--stages", "warmup"], id="semiformer, warm-up"),
+    pytest.param("semiformer", ["--remove-fcu"], id="semiformer, no units"),
+    pytest.param("fixmatch", [*BN_FREE, "--positional", "apl"], id="fixmatch, positional apl"),
+    pytest.param("fixmatch", [*BN_FREE, "--positional", "rpl", "--pairs-per-image", "8"], id="fixmatch, positional rpl"),
+]
 
 
 def trainer_on_gpu(name: str, digits, *argv: str):
@@ -43,6 +50,17 @@ def losses(trainer, batches, steps: int) -> list[dict[str, float]]:
 def test_nothing_in_a_step_waits_for_the_device(digits, name, stage, precision):
     flags = ["--color-jitter", "0.4", "--erasing", "0.5", "--cutout", "0.3"]
     trainer, batches = trainer_on_gpu(name, digits, *stage, "--precision", precision, *flags)
+    no_step_waits(trainer, batches)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_no_relative_positions_in_parts_wait_for_the_device(digits, precision, monkeypatch):
+    """All pairs, of which a part at a time is held, and computed again in the backward pass."""
+    monkeypatch.setattr(positional, "AT_ONCE", 2**12)
+    no_step_waits(*trainer_on_gpu("fixmatch", digits, *BN_FREE, "--positional", "rpl", "--precision", precision))
+
+
+def no_step_waits(trainer, batches) -> None:
     losses(trainer, batches, 3)
     torch.cuda.set_sync_debug_mode("error")
     try:

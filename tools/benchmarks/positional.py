@@ -47,13 +47,13 @@ def run(options: Options) -> dict[str, Any]:
                 goal = "<= 0.1" if side == 14 else ""
                 batches = {full: goal} if options.tiny or side != 14 else {full: goal, 1: ""}
                 for batch, goal in batches.items():
-                    rows += _memory(f"memory, {of}, batch {batch}", ("fast", "naive"), device, precision, side, dim, batch, goal, options)
-                rows += _time(f"time, {of}, batch {timed}", ("fast", "naive"), device, precision, side, dim, timed, options)
+                    case, kinds = f"memory, {of}, batch {batch}", ("fast", "naive")
+                    rows += _memory(case, kinds, device, precision, side, dim, batch, goal, options)
+                rows += _time(f"time, {of}, batch {timed}", kinds, device, precision, side, dim, timed, options)
                 if side == 14 or options.tiny:
-                    some = f"{PAIRS} of {side**4} pairs"
-                    kinds = ("sampled", "fast")
-                    rows += _memory(f"{some}, memory, {of}, batch {full}", kinds, device, precision, side, dim, full, "", options)
-                    rows += _time(f"{some}, time, {of}, batch {timed}", kinds, device, precision, side, dim, timed, options)
+                    case, kinds = f"{PAIRS} of {side**4} pairs", ("sampled", "fast")
+                    rows += _memory(f"{case}, memory, {of}, batch {full}", kinds, device, precision, side, dim, full, "", options)
+                    rows += _time(f"{case}, time, {of}, batch {timed}", kinds, device, precision, side, dim, timed, options)
             if options.wants(case := f"same loss and gradients, {side * side} tokens, {dim} wide, fp32"):
                 of = "largest difference of loss or gradient, of that one's largest"
                 rows.append(harness.figure(case, differences(device, side, dim, 2), unit="", goal="<= 1e-5", of=of))
@@ -72,9 +72,8 @@ def _shares_of_a_step(options: Options, device: torch.device) -> list[Row]:
                 seconds(suite_loop(setup("erm", [*flags, "--precision", precision, *more], device)), 3 if gpu else 1, device)
                 for more in (["--positional", *kind.split()], [])
             )
-            rows.append(
-                harness.compare(case, (f"--positional {kind}", a), ("without", b), rounds=options.rounds_or(9 if gpu else 3), ratio="a/b")
-            )
+            rounds = options.rounds_or(9 if gpu else 3)
+            rows.append(harness.compare(case, (f"--positional {kind}", a), ("without", b), rounds=rounds, ratio="a/b"))
     return rows
 
 
@@ -153,8 +152,8 @@ def naive(head: PositionHead, tokens: Tensor) -> Tensor:
 def differences(device: torch.device, side: int, dim: int, batch: int) -> list[float]:
     """Of the loss and of each gradient: the largest difference between fast and naive, relative to the largest value; the worst."""
     ours, theirs = (forward_and_backward(kind, device, "fp32", side, dim, batch)() for kind in ("fast", "naive"))
-    found = [((a - b).abs().max() / b.abs().max()).item() for a, b in zip([ours[0], *ours[1]], [theirs[0], *theirs[1]], strict=True)]
-    return [max(found)]
+    pairs = zip([ours[0], *ours[1]], [theirs[0], *theirs[1]], strict=True)
+    return [max(((a - b).abs().max() / b.abs().max()).item() for a, b in pairs)]
 
 
 def main(argv: Sequence[str]) -> None:
