@@ -1,7 +1,7 @@
 """Relative labels of positions: the head that puts no pairs together against one that does; and what --positional costs a step.
 
-On a CPU a row of memory is of a process of its own: `python -m benchmarks.positional KIND DEVICE PRECISION SIDE DIM BATCH THREADS`
-prints the MiB of one forward and backward above what was there before.
+On a CPU each figure of memory is of a process of its own:
+`python -m benchmarks.positional KIND DEVICE PRECISION SIDE DIM BATCH THREADS` prints the MiB of one forward and backward above what was there before.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ PAIRS = 2401  # as many as 7 x 7 tokens have, of the 38,416 of 14 x 14
 KINDS = ("fast", "naive", "sampled")
 VIT_S = "--arch vit_small_patch16_224 --image-size 224 --bottleneck-dim 0 --trade-off-cls-strong 0".split()
 TINY = (
-    "--arch test_vit --model-kwargs patch_size=2 --image-size 8 --train-resizing cifar --bottleneck-dim 0 --trade-off-cls-strong 0 "
-    "--batch-size 2"
+    "--arch test_vit --model-kwargs patch_size=2 --image-size 8 --train-resizing cifar --bottleneck-dim 0 "
+    "--trade-off-cls-strong 0 --batch-size 2"
 ).split()
 
 
@@ -78,7 +78,8 @@ def _shares_of_a_step(options: Options, device: torch.device) -> list[Row]:
 
 
 def _memory(
-    case: str, kinds: Sequence[str], device: torch.device, precision: str, side: int, dim: int, batch: int, goal: str, options: Options
+    case: str, kinds: Sequence[str], device: torch.device, precision: str, side: int, dim: int, batch: int, goal: str,
+    options: Options,
 ) -> list[Row]:  # fmt: skip
     if not options.wants(case):
         return []
@@ -92,7 +93,7 @@ def _memory(
         return lambda: float(subprocess.run(argv, capture_output=True, text=True, check=True, cwd=where).stdout)
 
     a, b = ((kind, peak(kind)) for kind in kinds)
-    return [harness.compare(case, a, b, rounds=options.rounds_or(3), warm_up=0, ratio="a/b", unit="MiB", goal=goal)]
+    return [harness.compare(case, a, b, rounds=options.rounds_or(1), warm_up=0, ratio="a/b", unit="MiB", goal=goal)]
 
 
 def _time(
@@ -150,7 +151,7 @@ def naive(head: PositionHead, tokens: Tensor) -> Tensor:
 
 
 def differences(device: torch.device, side: int, dim: int, batch: int) -> list[float]:
-    """Of the loss and of each gradient: the largest difference between fast and naive, relative to the largest value; the worst."""
+    """The worst of the loss and of each gradient: the largest difference of fast and naive, relative to the largest value."""
     ours, theirs = (forward_and_backward(kind, device, "fp32", side, dim, batch)() for kind in ("fast", "naive"))
     pairs = zip([ours[0], *ours[1]], [theirs[0], *theirs[1]], strict=True)
     return [max(((a - b).abs().max() / b.abs().max()).item() for a, b in pairs)]

@@ -47,7 +47,8 @@ def _times(of: str, flags: list[str], options: Options, device: torch.device) ->
         ),
         f"compiled step, {of}": (("--compile", suite("--compile")), ("eager", suite()), "b/a", ""),
         f"compiled step, channels last, {of}": (
-            ("--compile", suite("--compile")), ("--compile --no-channels-last", suite("--compile", "--no-channels-last")), "b/a", "",
+            ("--compile", suite("--compile")),
+            ("--compile --no-channels-last", suite("--compile", "--no-channels-last")), "b/a", "",
         ),
     }  # fmt: skip
     for case, (a, b, ratio, goal) in cases.items():
@@ -58,7 +59,8 @@ def _times(of: str, flags: list[str], options: Options, device: torch.device) ->
             continue
         sides = ((name, seconds(loop(), 2 if gpu and not options.tiny else 1, device)) for name, loop in (a, b))
         rounds, warm_up = options.rounds_or(11 if gpu else 3), 2 if gpu else 1
-        rows.append(harness.compare(case, *sides, rounds=rounds, warm_up=warm_up, ratio=ratio, goal=goal, work=(s.images, "images")))
+        work = (s.images, "images")
+        rows.append(harness.compare(case, *sides, rounds=rounds, warm_up=warm_up, ratio=ratio, goal=goal, work=work))
         del sides
         gc.collect()  # a trainer and its method refer to each other
     return rows
