@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 POSITIONS = ("pos_embed", "relative_position_bias_table")  # timm's names of what tells a token where it is
-AT_ONCE = 2**24  # numbers of pairs held at a time; more are computed again in the backward pass
+AT_ONCE = 2**22  # numbers of pairs held at a time; more are computed again in the backward pass
 
 
 class PositionHead(nn.Module):
