@@ -31,6 +31,7 @@ NO_NETWORK = frozenset("optimizer optimizer_state_dict opt scheduler lr_schedule
 # What is no part of the backbone, by the first part of its plain name.  "proje": one published BYOL calls it a projetion.
 HEAD = re.compile(
     "fc|heads|head_dist|linear|last_linear|center|(online_|momentum_)?classifier|(cls|mlp|dino|ibot|student|teacher)_head|"
+    "To2D|head_coordinate|"  # PositionalLabel's classifier of places
     "mask_token|masked_embed|.*(proje|predict|prototype|queue|decoder|contrastive|loss|criterion).*"
 )
 # `head` is looked at more closely: the features of ConvNeXt, Swin and others end in a head.norm.

@@ -38,7 +38,8 @@ def lay_over(backbone: nn.Module, given: dict[str, Tensor], path: str, classifie
     Left aside is what the backbone does not have of classifier (``fc.* head.* classifier.*``, and the names in `classifier`),
     projector, decoder and mask token.  Any other key that is unknown or of another shape, and any parameter left unset, is an
     error: a wrong file must not pass silently.  Three things are made to fit, and the report says so:
-    a ViT's position embedding is resampled (bicubic, the class token's kept) to the network's grid of patches;
+    a ViT's position embedding is resampled (bicubic, the class token's kept) to the network's grid of patches, from the
+    grid that square images have of the file's;
     its patch kernels to the network's patch size, by timm's ``resample_patch_embed`` (FlexiViT's pseudo-inverse,
     arXiv:2212.08013: a patch and its enlargement give the same token), where Semi-ViT interpolates the kernels themselves;
     and where the network pools the mean of tokens, its ``fc_norm.*`` keeps its fresh values if the file has only the ``norm.*``
@@ -64,8 +65,8 @@ def lay_over(backbone: nn.Module, given: dict[str, Tensor], path: str, classifie
     for what, keys in (("unknown", extra), ("missing", missing)):
         if keys:
             raise ValueError(f"{path} does not fit the backbone: {len(keys)} keys {what}, the first is {keys[0]!r}")
+    weights, positions = _fit_positions(weights, backbone, path)  # first: the file's kernels tell its grid
     weights, kernels = _fit_patches(weights, backbone)
-    weights, positions = _fit_positions(weights, backbone)
     shapes = [key for key in own if key in weights and weights[key].shape != own[key].shape]
     if shapes:
         raise ValueError(
@@ -145,20 +146,39 @@ def _fit_patches(weights: dict[str, Tensor], backbone: nn.Module) -> tuple[dict[
     return weights | {PATCHES: fitted}, f", patch kernels resampled from {old} to {size[0]}x{size[1]} pixels"
 
 
-def _fit_positions(weights: dict[str, Tensor], backbone: nn.Module) -> tuple[dict[str, Tensor], str]:
+def _fit_positions(weights: dict[str, Tensor], backbone: nn.Module, path: str) -> tuple[dict[str, Tensor], str]:
     """`weights` with ``pos_embed`` (1, N, D) for the backbone's grid of patches, and what was done in words."""
     there, here = weights.get("pos_embed"), getattr(backbone, "pos_embed", None)
     grid = getattr(getattr(backbone, "patch_embed", None), "grid_size", None)
-    if there is None or here is None or grid is None or there.ndim != 3 or here.ndim != 3 or there.shape[1] == here.shape[1]:
+    if there is None or here is None or grid is None or there.ndim != 3 or here.ndim != 3:
         return weights, ""
     first = here.shape[1] - grid[0] * grid[1]  # entries of class and register tokens
-    side = round(max(there.shape[1] - first, 0) ** 0.5)
-    if first < 0 or side == 0 or side**2 + first != there.shape[1]:
+    cells = there.shape[1] - first
+    if first < 0 or cells < 1:
         return weights, ""  # a shape of another kind: for the caller to name
+    old = _grid_of(cells, weights.get(PATCHES), backbone.state_dict().get(PATCHES), grid)
+    if old != tuple(grid) and old[0] * old[1] != cells and there.shape[1] == here.shape[1]:
+        raise ValueError(
+            f"{path} has a position each for {cells} patches, which are no grid of a square image, and the network's are "
+            f"{grid[0]}x{grid[1]} of another shape: give the patch size it was trained with"
+        )
+    if old == tuple(grid) or old[0] * old[1] != cells:
+        return weights, ""  # as it should be, or a number that is for the caller to name
     from timm.layers import resample_abs_pos_embed  # takes seconds
 
-    fitted = resample_abs_pos_embed(there, new_size=list(grid), old_size=[side, side], num_prefix_tokens=first)
-    return weights | {"pos_embed": fitted}, f", position embedding resampled from {side}x{side} to {grid[0]}x{grid[1]} patches"
+    fitted = resample_abs_pos_embed(there, new_size=list(grid), old_size=list(old), num_prefix_tokens=first)
+    return weights | {"pos_embed": fitted}, f", position embedding resampled from {old[0]}x{old[1]} to {grid[0]}x{grid[1]} patches"
+
+
+def _grid_of(cells: int, theirs: Tensor | None, ours: Tensor | None, grid: tuple[int, int]) -> tuple[int, int]:
+    """The grid of `cells` patches of a square image, their kernels `theirs`: as many times longer than `grid` as they are shorter.
+
+    Without kernels (a hybrid's) it is square.
+    """
+    ratio = 1.0  # rows to columns
+    if theirs is not None and ours is not None and theirs.ndim == ours.ndim == 4:
+        ratio = grid[0] / grid[1] * (theirs.shape[3] / theirs.shape[2]) / (ours.shape[3] / ours.shape[2])
+    return round((cells * ratio) ** 0.5), round((cells / ratio) ** 0.5)
 
 
 def _classifier_in(left: Mapping[str, Tensor], names: Sequence[str]) -> str:
