@@ -16,6 +16,7 @@ from test_table import cells, write_run
 from tllib import ALL, COMMANDS
 
 from ssl_bench import catalog, published, zoo
+from ssl_bench.nets import two_streams
 from ssl_bench.runs import collect
 from ssl_bench.table import main, render, summarize, with_published
 
@@ -108,6 +109,55 @@ def test_the_header_of_semi_vits_recipes_states_the_published_numbers():
     assert len(stated) == 11
 
 
+def test_semiformers_one_number_says_what_it_is_not_known_of():
+    (row,) = published.read("semiformer").to_dict("records")
+    wanted = ["semiformer", "", "ImageNet", 128, "semiformer_small_patch16", "none", "best", 75.5, 1]
+    assert [row[name] for name in (*published.CELL, "mean", "n")] == wanted
+    assert "sum of both streams" in row["source"] and "which script is not stated" in row["source"]
+    header = (REPOSITORY / "recipes" / "semiformer.yaml").read_text(encoding="utf-8")
+    assert "top-1 75.5 %" in header and "which script gave it is not stated" in header
+    two_streams.check_name(row["arch"])
+
+
+# Top-1 without, with absolute and with relative labels: of the README, and so of section 5 of the specification.
+PLACED = {
+    ("vit_base_patch16_224", "ImageNet"): [77.91, 79.11, 79.07], ("vit_base_patch16_224", "MiniImageNet"): [58.28, 64.43, 63.97],
+    ("deit_base_patch16_224", "ImageNet"): [81.87, 82.49, 82.85], ("deit_base_patch16_224", "MiniImageNet"): [63.67, 66.49, 66.85],
+    ("swin_base_patch4_window7_224", "ImageNet"): [83.35, 83.76, 84.09],
+    ("swin_base_patch4_window7_224", "MiniImageNet"): [67.39, 68.91, 69.11],
+    ("nest_base", "ImageNet"): [83.67, 84.13, 83.93], ("nest_base", "MiniImageNet"): [67.43, 68.73, 69.56],
+}  # fmt: skip
+
+
+def test_the_rows_of_positional_labels_are_its_readmes():
+    frame = published.read("positional_label")
+    assert len(frame) == 24 and set(frame["method"]) == {"positional_label"} and set(frame["labels_per_class"]) == {0}
+    found = {cell: rows.set_index("variant")["mean"].to_dict() for cell, rows in frame.groupby(["arch", "data"])}
+    variants = ("base", "positional=apl", "positional=rpl")
+    assert found == {cell: dict(zip(variants, row, strict=True)) for cell, row in PLACED.items()}
+    assert frame["source"].str.contains("not stated").all() and set(frame["pretrained"]) == {"none"}
+    assert {*frame["data"]} <= {*zoo.names()}
+    # Of the abstract's four gains three are in the README's table; Swin-B's on Mini-ImageNet, 1.14, is not.
+    gains = {cell: {round(placed - base, 2) for placed in rest} for cell, (base, *rest) in PLACED.items()}
+    vit, swin = "vit_base_patch16_224", "swin_base_patch4_window7_224"
+    assert 1.20 in gains[vit, "ImageNet"] and 6.15 in gains[vit, "MiniImageNet"] and 0.74 in gains[swin, "ImageNet"]
+    assert gains[swin, "MiniImageNet"] == {1.52, 1.72}
+    import timm
+
+    assert all(timm.is_model(arch) for arch in set(frame["arch"]))
+
+
+def test_the_header_of_the_recipes_of_positional_labels_states_the_published_numbers():
+    text = " ".join((REPOSITORY / "recipes" / "positional_label.yaml").read_text(encoding="utf-8").replace("#", "").split())
+    form = r"(ViT-B|Swin-B) with (APL|RPL) ([\d.]+) \(without ([\d.]+)\), Mini-ImageNet ([\d.]+) \(([\d.]+)\)"
+    stated = re.findall(form, text)
+    archs = {"ViT-B": "vit_base_patch16_224", "Swin-B": "swin_base_patch4_window7_224"}
+    assert [row[:2] for row in stated] == [("ViT-B", "APL"), ("ViT-B", "RPL"), ("Swin-B", "RPL")]
+    for name, kind, *numbers in stated:
+        values = [PLACED[archs[name], data][k] for data in ("ImageNet", "MiniImageNet") for k in (1 + (kind == "RPL"), 0)]
+        assert [float(number) for number in numbers] == values
+
+
 def test_the_files_are_part_of_an_installation():
     setup = configparser.ConfigParser()
     setup.read(REPOSITORY / "setup.cfg")
@@ -115,7 +165,7 @@ def test_the_files_are_part_of_an_installation():
     assert f"{package} = results/published" in setup["options"]["package_dir"].splitlines()
     assert package in setup["options"]["packages"].split()
     assert setup["options.package_data"][package] == "*.csv"
-    assert {path.stem for path in FOLDER.glob("*.csv")} == {*AVERAGES, "semi_vit"}
+    assert {path.stem for path in FOLDER.glob("*.csv")} == {*AVERAGES, "semi_vit", "semiformer", "positional_label"}
 
 
 def test_an_installation_without_them_says_so(monkeypatch, tmp_path):
@@ -185,7 +235,7 @@ def test_a_file_of_another_kind_is_one_line(content, named, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("name", "named"),
-    [("tlib", "did you mean tllib?"), ("usb", "known: semi_vit, tllib, tllib_moco, tllib_supervised"), ("gone.csv", "gone.csv"), ("", "tllib")],
+    [("tlib", "did you mean tllib?"), ("usb", "known: positional_label, semi_vit, semiformer, tllib, tllib_moco"), ("gone.csv", "gone.csv"), ("", "tllib")],
 )
 def test_a_name_that_is_none(name, named, capsys):
     assert main(["--published", name]) == 2
@@ -296,6 +346,27 @@ def test_own_runs_of_a_published_split_stand_beside_semi_vits(tmp_path):
     assert rows["semi_vit [semi_vit: vit_base_patch16_224, mae, best]"] == ["71.0 (1)", "79.7 (1)", "75.3"]
     assert rows["semi_vit (finetune) [semi_vit: vit_base_patch16_224, mae, best]"][:2] == ["57.4 (1)", "73.7 (1)"]
     assert rows["semi_vit (ema teacher without mixup) [semi_vit: vit_base_patch16_224, none, best]"][:2] == ["–", "68.9 (1)"]
+
+
+def test_own_runs_of_positional_labels_have_the_variants_of_the_published_rows(tmp_path):
+    vit = "vit_base_patch16_224"
+    for kind, top1 in (("apl", 78.0), ("rpl", 79.0)):
+        write_run(tmp_path, "positional_label", "ImageNet", 0, arch=vit, top1=(top1,), all_labeled=True, positional=kind)
+    rows = cells(shown(tmp_path, "positional_label"))
+    mark = "[positional_label: vit_base_patch16_224, none, best]"
+    for variant, own, theirs in (("base", None, "77.9"), ("positional=apl", "78.0", "79.1"), ("positional=rpl", "**79.0**", "79.1")):
+        name = f"positional_label ({variant})"
+        assert rows.get(name) == (own and [f"{own} (1)"]) and rows[f"{name} {mark}"] == [f"{theirs} (1)"]
+    numbers = with_published(summarize(collect([tmp_path])), published.read("positional_label"))
+    at_home = numbers[numbers["arch"] == vit].groupby("variant")["published"].agg(sorted)
+    assert at_home["positional=rpl"] == ["", "positional_label"], "ours and theirs, by one name"
+
+
+def test_an_own_run_stands_beside_semiformers_number(tmp_path):
+    write_run(tmp_path, "semiformer", "ImageNet", 128, arch="semiformer_small_patch16", top1=(70.0,))
+    rows = cells(shown(tmp_path, "semiformer"))
+    assert rows["semiformer"] == ["**70.0** (1)"]
+    assert rows["semiformer [semiformer: semiformer_small_patch16, none, best]"] == ["75.5 (1)"]
 
 
 def test_formats(runs):
