@@ -40,7 +40,7 @@ LIVE = {
                 "--lr-warmup-epochs 0 --layer-decay 0.95 --head-init-std 0.1 --mu 1 --lr 0.005 --label-smoothing 0.5 --pseudo-smoothing 0.5 --optimizer sgd --cutmix 1 --no-disable-x-mixup".split(),  # as mae
     # SGD: AdamW divides gradients of rounding size by their own size, and does so on a CPU by waiting for each step's number.
     "mae": [*BN_FREE, *"--optimizer sgd --mu 1 --decoder-dim 16 --decoder-depth 1 --decoder-heads 2".split()],
-    "positional_label": [*BN_FREE, *"--optimizer sgd --head-init-std 0.1 --mu 1 --lr-warmup-epochs 0 --lr 0.05".split()],
+    "positional_label": [*BN_FREE, *"--optimizer sgd --head-init-std 0.1 --mixup 0.8 --mu 1 --lr-warmup-epochs 0 --lr 0.05".split()],
     "semiformer": "--arch semiformer_tiny_patch4 --bottleneck-dim 0 --threshold 0 --optimizer sgd --mu 1 --lr-warmup-epochs 0 --drop-path 0 "
                   "--warmup-epochs 1 --warmup-iters-per-epoch 3 --warmup-batch-size 16".split(),
     "noisy_student": ["--generations", "1", "--teacher-epochs", "1"],
