@@ -19,6 +19,7 @@ from ssl_bench.losses import pseudo_label_metrics
 from ssl_bench.method import Batch, Loop, Method, Stage, Task
 from ssl_bench.models import parse_model_kwargs
 from ssl_bench.nets import two_streams
+from ssl_bench.nets.positional import change_positions
 from ssl_bench.nets.recompute import checkpoint_activations
 from ssl_bench.transformer_args import DeiTArgs
 from ssl_bench.voting import SOURCES, two_stream_labels
@@ -74,8 +75,7 @@ class Semiformer(Method):
         both = len(args.stages) == 2
         warmup = replace(args, **own, stages=("warmup",), epochs_after=both * args.epochs)
         semi = replace(args, stages=("semi",), epochs_before=both * args.warmup_epochs)
-        made = {"warmup": Stage("warmup", warmup), "semi": Stage("semi", semi, continues=True)}
-        return [made[name] for name in args.stages]
+        return [stage for stage in (Stage("warmup", warmup), Stage("semi", semi, continues=True)) if stage.name in args.stages]
 
     @classmethod
     def check_arch(cls, arch: str) -> None:
@@ -89,6 +89,7 @@ class Semiformer(Method):
             args.arch, self.task.num_classes, args.image_size, model_kwargs=parse_model_kwargs(args.model_kwargs), drop_path=args.drop_path,
             fcu=not args.remove_fcu, streams=("conv", "trans") if args.streams == "both" else (args.streams,), pretrained=self.task.pretrained and not args.scratch,
         )  # fmt: skip
+        change_positions(model, args.arch, args.pos_embed, args.conditional_positions)
         if args.grad_checkpointing:
             checkpoint_activations(model, args.arch)
         return model

@@ -20,7 +20,7 @@ from ssl_bench.args import Args, TwoViewArgs
 from ssl_bench.augment.draws import send
 from ssl_bench.losses import two_view_cross_entropy
 from ssl_bench.monitors import collapse_warnings
-from ssl_bench.nets.positional import PositionHead, draw_pairs, with_conditional_positions, without_positions
+from ssl_bench.nets.positional import PositionHead, draw_pairs
 from ssl_bench.nets.positions import fix_positions
 from ssl_bench.nets.tokens import token_shape
 from ssl_bench.pools import Pools
@@ -114,10 +114,6 @@ class Method(nn.Module):
         self.args = args
         self.task = task
         self.model = self.build_model()
-        if not args.pos_embed:
-            without_positions(self.model, args.arch)
-        if args.conditional_positions:
-            with_conditional_positions(self.model, args.arch)
         self.positional = self._position_head()
         self.tokens: list[Tensor] = []  # of this micro-batch's images, until position_step
         if isinstance(args, TwoViewArgs) and args.trade_off_cls_strong == 0:
@@ -147,6 +143,7 @@ class Method(nn.Module):
             args.arch, self.task.num_classes, args.image_size, bottleneck_dim=args.bottleneck_dim, pool=args.pool,
             model_kwargs=(*args.model_kwargs, *args.more_model_kwargs), pretrained=self.task.pretrained and not args.scratch and not args.pretrained_backbone,
             pretrained_backbone=args.pretrained_backbone and str(weights_file(args.pretrained_backbone)), grad_checkpointing=args.grad_checkpointing,
+            pos_embed=args.pos_embed, conditional_positions=args.conditional_positions,
         )
         if isinstance(args, TransformerArgs):
             nn.init.trunc_normal_(model.head.weight, std=args.head_init_std)

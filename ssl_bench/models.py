@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ssl_bench.flags import nearest
 from ssl_bench.nets import two_streams, wide_resnet
+from ssl_bench.nets.positional import change_positions
 from ssl_bench.nets.recompute import checkpoint_activations
 from ssl_bench.nets.tokens import features_and_tokens
 from ssl_bench.pretrained import load_backbone
@@ -65,16 +66,19 @@ def build_classifier(
     pretrained: bool = False,
     pretrained_backbone: str | None = None,
     grad_checkpointing: bool = False,
+    pos_embed: bool = True,
+    conditional_positions: bool = False,
 ) -> Classifier:
     """A fresh classifier for (B, 3, image_size, image_size) inputs.
 
     arch: a timm name, or a WRN's (wrn_28_2).  pool: True pools as timm does for that network; False gives the class token, or
     the flattened map of a network that has none, as TLlib's ``--no-pool``.  model_kwargs: ``key=value`` for timm.create_model
     (or WideResNet).  pretrained: ImageNet weights through timm (network needed once).
-    grad_checkpointing: activations are computed again in the backward pass.
+    grad_checkpointing: activations are computed again in the backward pass.  pos_embed, conditional_positions: see `change_positions`.
     Raises ValueError (unknown arch, kwargs the network refuses, wrong image size), OSError (weights not to be had).
     """
     backbone, features = _backbone(arch, image_size, pool, parse_model_kwargs(model_kwargs), pretrained)
+    change_positions(backbone, arch, pos_embed, conditional_positions)  # before a file that was made with the same
     if pretrained_backbone is not None:
         report = load_backbone(backbone, pretrained_backbone, _classifier_names(backbone))
         print(f"{pretrained_backbone}: {report}")

@@ -54,6 +54,8 @@ def lay_over(backbone: nn.Module, given: dict[str, Tensor], path: str, classifie
             f"{path} has nothing for this backbone: its {len(given)} tensors are named {beginnings(given)}, the backbone's "
             f"{beginnings(own)}; {CONVERTER} makes a file of plain names, or is it another --arch?"
         )
+    constants = {name for name, _ in backbone.named_buffers()} - own.keys()  # positions that were taken out of it, say
+    weights = {key: value for key, value in weights.items() if key not in constants}
     _check_size(weights, backbone, path)
     fresh = _fresh_norm(weights, own)
     names = ("fc", "head", "classifier", *classifier)

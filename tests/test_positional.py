@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 
 import pytest
 import torch
-from conftest import BN_FREE, TINY, bn_free
+from conftest import BN_FREE, LIVE, TINY, bn_free
 
 from ssl_bench import catalog, launch
 from ssl_bench.feed import training_batches
@@ -122,3 +123,35 @@ def test_without_positions_a_run_trains_and_is_evaluated_from_its_checkpoint(tmp
     headline = capsys.readouterr().out.split("last_acc1 = ")[1].split()[0]
     assert launch.run_command(erm, [*flags, "--phase", "test", "--resume", "latest"]) == 0
     assert f"Acc@1 {float(headline):.1f}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("flags", [["--no-pos-embed"], ["--arch", "swin_tiny_patch4_window7_224", "--image-size", "32", "--model-kwargs", "window_size=4",
+    "patch_size=2", "embed_dim=8", "depths=(1,1)", "num_heads=(2,2)", "--conditional-positions", "--no-pos-embed"]])  # fmt: skip
+def test_weights_made_without_positions_are_a_backbone_for_the_same_flags(tmp_path, capsys, flags):
+    erm = catalog.load_method("erm")
+    flags = [*TINY, *BN_FREE, *flags, "--epochs", "1"]
+    assert launch.run_command(erm, [*flags, "--log", str(tmp_path / "a")]) == 0
+    (weights,) = (tmp_path / "a").rglob("latest.pth")
+    assert launch.run_command(erm, [*flags, "--pretrained-backbone", str(weights), "--log", str(tmp_path / "b")]) == 0
+    (found,) = re.findall(r"(\d+) of (\d+) backbone tensors loaded", capsys.readouterr().out)
+    assert found[0] == found[1]
+
+
+def test_positions_of_a_file_are_left_aside_by_a_network_without(tmp_path, capsys):
+    erm = catalog.load_method("erm")
+    flags = [*TINY, *BN_FREE, "--epochs", "1"]
+    assert launch.run_command(erm, [*flags, "--log", str(tmp_path / "a")]) == 0
+    (weights,) = (tmp_path / "a").rglob("latest.pth")
+    assert launch.run_command(erm, [*flags, "--no-pos-embed", "--pretrained-backbone", str(weights), "--log", str(tmp_path / "b")]) == 0
+    assert "left aside" in capsys.readouterr().out
+
+
+def test_a_convolutional_stream_alone_has_no_tokens(capsys):
+    flags = [*TINY, *LIVE["semiformer"], "--streams", "conv", "--positional", "apl"]
+    assert launch.run_command(catalog.load_method("semiformer"), flags) == 1
+    assert "has no patch tokens to place: use --streams both or trans" in capsys.readouterr().err
+
+
+def test_a_semiformer_refuses_layer_decay(capsys):
+    assert launch.run_command(catalog.load_method("semiformer"), [*TINY, *LIVE["semiformer"], "--layer-decay", "0.5"]) == 1
+    assert "--layer-decay: a WRN or a Semiformer does not say" in capsys.readouterr().err

@@ -130,7 +130,7 @@ def published(name: str, folder: Path) -> str:
     parts = []
     for key, of in rows.groupby(["source", "select", "seeds", *([] if few_data else ["labels_per_class", "arch"])], sort=False):
         source, select, seeds, *setting = key
-        what = of["data"].iloc[0] if few_data else f"{setting[0]} labels a class, {setting[1]}"
+        what = of["data"].iloc[0] if few_data else f"{setting[0] or 'all'} labels a class, {setting[1]}"
         note = f"{source}: top-1, percent; {what}, evaluation: {select}, seeds: {seeds}; columns: "
         parts.append(f"{note}labels a class.\n\n{by_network(of)}" if few_data else f"{note}initial weights.\n\n{by_data(of)}")
     return "\n\n".join(parts)

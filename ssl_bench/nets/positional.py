@@ -88,6 +88,14 @@ def draw_pairs(n: int, count: int, generator: torch.Generator) -> Tensor:
     return torch.randint(n, (count, 2), generator=generator)
 
 
+def change_positions(network: nn.Module, arch: str, pos_embed: bool, conditional: bool) -> None:
+    """`without_positions` unless `pos_embed`, and `with_conditional_positions` if `conditional`."""
+    if not pos_embed:
+        without_positions(network, arch)
+    if conditional:
+        with_conditional_positions(network, arch)
+
+
 def without_positions(network: nn.Module, arch: str) -> None:
     """Take a timm network's position embeddings and relative position biases away, in place: zeros that are not trained or saved.
 

@@ -158,6 +158,8 @@ class Semiformer(nn.Module):
     Raises ValueError (depth, patch, heads, streams; at forward: an image size that the network does not take).
     """
 
+    layers_unknown = True  # no layer decay
+
     def __init__(
         self,
         num_classes: int = 1000,

@@ -35,6 +35,8 @@ def token_shape(network: nn.Module, arch: str, image_size: int) -> tuple[int, tu
     network.eval()
     with torch.no_grad():
         if hasattr(network, "grid"):
+            if "trans" not in network.streams:
+                raise ValueError("--positional: the convolutional stream alone has no patch tokens to place: use --streams both or trans")
             tokens, grid = network(x, tokens=True)[1], network.grid(image_size)
         else:
             tokens, grid = _of_timm(network, arch, x)

@@ -68,7 +68,7 @@ def build(
     check_streams(streams)
     if arch in NAMES:
         if pretrained:
-            raise ValueError(f"timm has no ImageNet weights of {arch}: add --scratch, or give --pretrained-backbone FILE")
+            raise ValueError(f"timm has no ImageNet weights of {arch}: add --scratch")
         arguments = {"drop_path": drop_path, **model_kwargs}
         try:
             network = NETWORKS[arch](num_classes, fcu=fcu, streams=streams, **arguments)
@@ -117,6 +117,8 @@ class TwoStreams(nn.Module):
     blocks runs; its patch tokens, as a map, are added to the stage's output, before the next stage or the pooling.  The units
     normalise by BatchNorm if the CNN does, else by LayerNorm.
     """
+
+    layers_unknown = True  # no layer decay
 
     def __init__(
         self, cnn: nn.Module | None, vit: nn.Module | None, num_classes: int, image_size: int, arch: str, *, fcu: bool = True
