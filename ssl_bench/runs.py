@@ -20,7 +20,8 @@ from ssl_bench.atomic import write_bytes
 
 SCHEMA = 1
 METRICS = {"top1": "Top-1 accuracy (%)", "top5": "Top-5 accuracy (%)", "mean_class": "Mean per-class accuracy (%)",
-           "teacher_top1": "Top-1 accuracy of the teacher (%)"}
+           "teacher_top1": "Top-1 accuracy of the teacher (%)", "conv_top1": "Top-1 accuracy of the convolutional stream (%)",
+           "trans_top1": "Top-1 accuracy of the transformer stream (%)"}
 SELECTIONS = {
     "last": "last evaluation",
     "best": "best on the test set (optimistic: chosen on the test set)",

@@ -9,6 +9,7 @@ import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -97,7 +98,8 @@ def render(summary: pd.DataFrame, format: str = "github") -> str:
 
     Printed to 0.1 %.  Labels per class and arch stand in the column heads where they vary, else in the caption.  Bold:
     the best printed mean of a column, ties included, oracles not (they saw all labels) and published numbers not.
-    Average: over all columns, for rows that have each of them.  A published number of another network than all own ones
+    Average: over all columns, for rows that have each of them.  A network that one method alone has trained, and no other
+    there, is no column but a line below: it would leave every other row without an average.  A published number of another network than all own ones
     stands in each column of its data set and labels; its row says which network.  So do all where there are no own runs.
 
     Raises ValueError for an unknown `format` and an empty `summary`.
@@ -109,7 +111,9 @@ def render(summary: pd.DataFrame, format: str = "github") -> str:
     if format == "csv":
         return csv_text(summary.drop(columns="note"))
     cells, columns = _placed(summary)
-    rows = list(dict.fromkeys(row for row, _ in cells))
+    alone = _alone(cells, columns)
+    columns = [column for column in columns if column not in alone]
+    rows = [row for row in dict.fromkeys(row for row, _ in cells) if row not in alone.values()]
     names = {row: (f"{row[0]} ({row[1]})" if row[1] else row[0]) + (f" [{row[2]}]" if row[2] else "") for row in rows}
     heads, fixed = _heads(columns)
     means = {(row, column): cells[row, column].mean if (row, column) in cells else math.nan for row in rows for column in columns}
@@ -127,10 +131,7 @@ def render(summary: pd.DataFrame, format: str = "github") -> str:
         text = _shown(mean)
         if text == best[head] and row in ranked:
             text = rf"\textbf{{{text}}}" if format == "latex" else f"**{text}**"
-        if cell:
-            spread = f" ± {_shown(cell.std)}" if not math.isnan(cell.std) else ""
-            text += _escape(f"{spread} ({cell.n if cell.n == cell.expected else f'{cell.n}/{cell.expected}'})", format)
-        return text
+        return _number(cell, text, format) if cell else text
 
     first = summary.iloc[0]
     what = [f"{METRICS[first.metric]}, mean ± std (n seeds)", *([SELECTIONS[first.select]] if not rows[0][2] else [])]
@@ -139,12 +140,32 @@ def render(summary: pd.DataFrame, format: str = "github") -> str:
         caption += " Oracle: trained with the true labels of all images, not ranked."
     if "published" in summary:
         caption += _about_published(summary[summary["published"] != ""])
-    notes = [f"{names[row]}, {heads[column]}: {cell.note}" for (row, column), cell in cells.items() if cell.note]
+    notes = [f"{names[row]}, {heads[column]}: {cell.note}" for (row, column), cell in cells.items() if cell.note and row in names and column in heads]
     foot = f"Missing: {'; '.join(notes)}." if notes else ""
+    for column, row in reversed(alone.items()):
+        text = _number(cells[row, column], _shown(cells[row, column].mean))
+        foot = f"On a network of its own, {column[2]} ({column[0]}): {row[0]} {text}. {foot}".strip()
     header = [_escape(text, format) for text in ("Method", *heads.values())]
     body = [[_escape(names[row], format), *(cell_text(row, head) for head in heads)] for row in rows]
     layout = _latex if format == "latex" else _markdown
     return layout(header, body, _escape(caption, format), _escape(foot, format))
+
+
+def _number(cell: Any, mean: str, format: str = "") -> str:
+    spread = f" ± {_shown(cell.std)}" if not math.isnan(cell.std) else ""
+    spread += f" ({cell.n if cell.n == cell.expected else f'{cell.n}/{cell.expected}'})"
+    return mean + (_escape(spread, format) if format else spread)
+
+
+def _alone(cells: dict, columns: list[tuple[str, int, str]]) -> dict[tuple[str, int, str], tuple]:
+    """Column -> its only row, where that row has no other column of the data set and labels, and several rows have one."""
+    rows = {column: [row for (row, place), cell in cells.items() if place == column and cell.n] for column in columns}
+    found = {}
+    for column, trained in rows.items():
+        others = [rows[other] for other in columns if other[:2] == column[:2] and other != column]
+        if len(trained) == 1 and any(len(several) > 1 for several in others) and not any(trained[0] in several for several in others):
+            found[column] = trained[0]
+    return found
 
 
 def _placed(summary: pd.DataFrame) -> tuple[dict, list[tuple[str, int, str]]]:

@@ -389,3 +389,25 @@ def test_many_runs(tmp_path):
         for method in "abc":
             write_run(tmp_path, method, seed=seed, top1=[50.0 + seed / 100] * 40)
     assert cells(table(tmp_path))["a"][0].endswith("(500)")
+
+
+def test_a_network_of_one_method_alone_is_a_line_below_and_takes_no_average_away(tmp_path):
+    for arch, value in (("cnn", 80.0), ("vit", 60.0)):
+        for method in ("erm", "fixmatch"):
+            write_run(tmp_path, method, arch=arch, top1=(value,))
+    for seed in (0, 1):
+        write_run(tmp_path, "semiformer", arch="two", seed=seed, top1=(90.0 + seed,))
+    text = table(tmp_path)
+    rows = cells(text)
+    assert rows["Method"] == ["Digits, cnn", "Digits, vit", "Average"] and "semiformer" not in rows
+    assert rows["erm"][-1] == "**70.0**"
+    assert "On a network of its own, two (Digits): semiformer 90.5 ± 0.7 (2)." in text
+    assert "semiformer" in table(tmp_path, format="csv") and "On a network of its own, two" in table(tmp_path, format="latex")
+    write_run(tmp_path, "erm", arch="two")  # no longer
+    assert "semiformer" in cells(table(tmp_path))
+
+
+def test_a_method_that_shares_another_network_keeps_its_column(tmp_path):
+    for method, arch in (("erm", "cnn"), ("fixmatch", "cnn"), ("erm", "big")):
+        write_run(tmp_path, method, arch=arch)
+    assert cells(table(tmp_path))["Method"] == ["Digits, big", "Digits, cnn", "Average"]
