@@ -13,7 +13,10 @@ import pytest
 import test_mae
 import test_methods
 import test_mixup
+import test_nets_positional
+import test_positional
 import test_semi_vit
+import test_semiformer
 import test_streams
 import test_trainer
 import torch
@@ -22,6 +25,7 @@ from test_contract import assert_trees_equal, check_differs_from_erm, check_no_i
 from ssl_bench import catalog, losses, mixup, pools, record, runs, schedules, trainer
 from ssl_bench.ema import EMATeacher
 from ssl_bench.models import Classifier
+from ssl_bench.nets.positional import PositionHead, relative_labels
 from ssl_bench.pools import make_pools
 from ssl_bench.streams import EndlessOrder
 
@@ -346,3 +350,69 @@ def test_a_moving_average_for_each_micro_batch(tiny, monkeypatch):
 
     monkeypatch.setattr(method, "train_step", eager)
     caught(test_semi_vit.test_the_teacher_follows_in_closed_form_and_never_trains, tiny)
+
+
+# Semiformer
+
+
+def test_weak_views_in_training_mode(tiny, monkeypatch):
+    """Their images would move BatchNorm's statistics, and drop-path would act on the labels."""
+    network = type(tiny("semiformer").method.model)
+    monkeypatch.setattr(network, "eval", lambda self: self)
+    caught(test_semiformer.check_one_forward_with_gradient_and_one_in_eval_mode, tiny)
+    caught(test_semiformer.check_the_weak_pass_leaves_no_trace, tiny)
+
+
+def test_the_transformers_own_label_for_both_streams(tiny, monkeypatch):
+    original = script("semiformer").two_stream_labels
+    monkeypatch.setattr(script("semiformer"), "two_stream_labels", lambda conv, trans, source, tau: original(trans, conv, source, tau))
+    caught(test_semiformer.check_the_convolutional_streams_label_teaches_both, tiny)
+
+
+def test_a_mean_over_the_labels_that_are_kept(tiny, monkeypatch):
+    original = script("semiformer").two_stream_labels
+
+    def divided(*given):
+        mask, pseudo = original(*given)
+        return mask / mask.mean().clamp(min=1e-6), pseudo
+
+    monkeypatch.setattr(script("semiformer"), "two_stream_labels", divided)
+    caught(test_semiformer.check_the_step_is_that_of_the_specification, tiny)
+
+
+def test_a_second_phase_that_forgets_the_first(tmp_path, monkeypatch):
+    """The optimiser's moments, and its warm-up of the learning rate, would begin anew where the pseudo-labels come in."""
+    monkeypatch.setattr(trainer.Trainer, "go_on_from", lambda self, state: None)
+    caught(test_semiformer.check_the_optimiser_goes_on_and_the_schedule_too, test_semiformer.a_finished_run(tmp_path))
+
+
+# Positional labels
+
+
+def test_positions_of_weak_views_too(tiny, monkeypatch):
+    """A pass without gradient has nothing to learn from, and would only dilute the mean."""
+    original = trainer.Method.position_step
+
+    def diluted(self, loop):
+        if self.positional is not None:
+            self.tokens.append(torch.zeros_like(self.tokens[0]))
+        return original(self, loop)
+
+    monkeypatch.setattr(trainer.Method, "position_step", diluted)
+    caught(test_positional.check_the_term_is_the_mean_over_images, tiny)
+
+
+def test_key_and_query_exchanged(monkeypatch):
+    monkeypatch.setattr(test_nets_positional, "relative_labels", lambda rows, columns: relative_labels(rows, columns).T)
+    caught(test_nets_positional.test_relative_labels_of_a_3_by_3_grid_are_the_papers_figure)
+
+
+def test_the_same_half_of_the_channels_for_query_and_key(monkeypatch):
+    original = PositionHead._relative
+
+    def first_half(self, tokens, pairs):
+        half = tokens[..., : self.half]
+        return original(self, torch.cat([half, half], dim=-1), pairs)
+
+    monkeypatch.setattr(PositionHead, "_relative", first_half)
+    caught(test_nets_positional.check_the_fast_form_is_the_naive_one, (2, 5))

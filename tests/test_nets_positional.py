@@ -79,6 +79,10 @@ def naive(head: PositionHead, tokens: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("at_once", [2**24, 2000])
 def test_the_fast_form_is_the_naive_one_and_so_is_its_gradient(monkeypatch, grid, at_once):
     monkeypatch.setattr("ssl_bench.nets.positional.AT_ONCE", at_once)
+    check_the_fast_form_is_the_naive_one(grid)
+
+
+def check_the_fast_form_is_the_naive_one(grid: tuple[int, int]) -> None:
     torch.manual_seed(0)
     head, tokens = PositionHead(12, grid, "rpl"), torch.randn(3, grid[0] * grid[1], 12, requires_grad=True)
     for value in head.parameters():

@@ -43,6 +43,10 @@ def test_a_weight_of_zero_changes_nothing_but_the_order_of_sums(tiny, name):
 
 
 def test_the_term_is_the_mean_over_the_images_of_all_forwards_with_gradient(tiny):
+    check_the_term_is_the_mean_over_images(tiny)
+
+
+def check_the_term_is_the_mean_over_images(tiny) -> None:
     run = tiny("fixmatch", *BN_FREE, "--positional", "apl", "--mu", "3")
     batch = next(training_batches(run.method, run.pools, run.args, torch.device("cpu"), 0))
     images = torch.cat([*batch.x_l, batch.x_u[1]])  # labelled weak and strong, unlabelled strong; never the weak one

@@ -149,15 +149,22 @@ def test_without_units_the_streams_share_the_stem_and_the_labels(tiny):
 # Two phases, one run of the optimiser
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    log = tmp_path_factory.mktemp("semiformer")
+def a_finished_run(log):
     argv = [*TINY, *LIVE["semiformer"], "--optimizer", "adamw", "--lr-scheduler", "half_cos", "--lr-warmup-epochs", "0.5", "--log", str(log)]
     assert launch.run_command(SEMIFORMER, argv) == 0
     return only_run(log), argv
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    return a_finished_run(tmp_path_factory.mktemp("semiformer"))
+
+
 def test_the_optimiser_goes_on_and_the_schedule_too(finished):
+    check_the_optimiser_goes_on_and_the_schedule_too(finished)
+
+
+def check_the_optimiser_goes_on_and_the_schedule_too(finished) -> None:
     run, argv = finished
     args = resolved("semiformer", *argv)
     warmup, semi = SEMIFORMER.stages(args)
