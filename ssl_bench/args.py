@@ -68,7 +68,7 @@ class Args:
     erasing: float = flag(0.0, "probability of random erasing in the strong view", group="augmentation", ge=0, le=1)
     cutout: float = flag(0.0, "Cutout in the strong view: side as a fraction of the image", group="augmentation", ge=0, le=1)
 
-    arch: str = flag("resnet50", "backbone: any timm model name, or a WRN's such as wrn_28_2", names=("-a",), group="model")
+    arch: str = flag("resnet50", "backbone: any timm model name, a WRN's such as wrn_28_2, or semiformer's two streams", names=("-a",), group="model")
     model_kwargs: tuple[str, ...] = flag((), "key=value pairs handed to timm.create_model", group="model")
     bottleneck_dim: int = flag(1024, "width of the bottleneck; 0: head directly on the features", group="model", ge=0)
     pool: bool = flag(True, "pool the feature map; without: class token, or flattened map", group="model")

@@ -140,11 +140,12 @@ def archs(pattern: str | None = None) -> str:
     """
     import timm  # takes seconds
 
+    from ssl_bench.nets import two_streams
     from ssl_bench.nets.wide_resnet import NAMES, depth_and_width
 
     if pattern is None:
         return _families()
-    known = [*(timm.list_pretrained() if "." in pattern else timm.list_models()), *NAMES]
+    known = [*(timm.list_pretrained() if "." in pattern else timm.list_models()), *NAMES, *two_streams.NAMES]
     hits = [pattern] if depth_and_width(pattern) else fnmatch.filter(known, pattern.lower())
     if not hits:
         if not set(pattern) & set("*?["):
@@ -166,6 +167,7 @@ def _families() -> str:
         example = min(names, key=lambda name: (name.startswith("test_"), not timm.is_model_pretrained(name), len(name), name))
         rows.append((family, str(len(names)), example))
     rows.append(("wide_resnet", "any", "wrn_28_2; any wrn_DEPTH_WIDTH with a depth of 6n + 4"))
+    rows.append(("semiformer", "any", "semiformer_small_patch16; semiformer:CNN+ViT of two names; of the method semiformer"))
     count = sum(map(len, found.values()))
     more = f"{count:,} names of timm, and WRNs.  Names: ssl-bench list archs 'vit_small*'; weights: 'resnet50.*'"
     return columns(rows, right=(1,)) + "\n\n" + more
@@ -175,10 +177,13 @@ def _network(name: str) -> tuple[str, str, str, str]:
     import timm
 
     from ssl_bench.models import TORCHVISION_V1
+    from ssl_bench.nets import two_streams
     from ssl_bench.nets.wide_resnet import depth_and_width
 
     if depth_and_width(name) is not None:
         return name, "wide_resnet", "32", "-"
+    if two_streams.is_name(name):
+        return name, "semiformer", {"4": "32", "8": "64"}.get(name[-1], "224"), "-"
     cfg = timm.get_pretrained_cfg(f"{name}.tv_in1k" if name in TORCHVISION_V1 else name)
     weights = (cfg.tag or "untagged") if timm.is_model_pretrained(name) else "-"
     return name, _family(name), str(cfg.input_size[-1]), weights

@@ -120,3 +120,10 @@ def test_a_long_last_cell_goes_on_under_itself():
     first, second, third = out.splitlines()
     assert first.startswith("  a     1  word word") and second.startswith(" " * 11 + "word") and third == "  bcd  20"
     assert len(first) <= inventory.WIDTH and (first + second).count("word") == 30
+
+
+def test_two_stream_networks_are_listed_with_the_size_they_are_for():
+    text = inventory.archs("semiformer_*")
+    assert [line.split()[:3] for line in text.splitlines()[1:]][:1] == [["semiformer_small_patch16", "semiformer", "224"]]
+    assert ["semiformer_tiny_patch4", "semiformer", "32", "-"] in [line.split() for line in text.splitlines()]
+    assert "semiformer:CNN+ViT" in inventory.archs()
