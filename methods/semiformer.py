@@ -73,8 +73,8 @@ class Semiformer(Method):
     def stages(cls, args: Args) -> list[Stage]:
         own = {name: getattr(args, f"warmup_{name}") for name in ("epochs", "iters_per_epoch", "batch_size", "batch_per_device")}
         both = len(args.stages) == 2
-        warmup = replace(args, **own, stages=("warmup",), epochs_after=both * args.epochs)
-        semi = replace(args, stages=("semi",), epochs_before=both * args.warmup_epochs)
+        warmup = replace(args, **own, stages=("warmup",), epochs_after=args.epochs_after + both * args.epochs)
+        semi = replace(args, stages=("semi",), epochs_before=args.epochs_before + both * args.warmup_epochs)
         return [stage for stage in (Stage("warmup", warmup), Stage("semi", semi, continues=True)) if stage.name in args.stages]
 
     @classmethod

@@ -174,9 +174,13 @@ def _ready(stage: Stage, method: type[Method]) -> Stage:
     try:
         check_shares(args, distributed.world_size())
     except FlagError as error:
-        raise FlagError(f"{stage.name}: {error}") from None
+        own = f"{stage.name}_batch_size"
+        message = str(error).replace("--batch-size", "--" + own.replace("_", "-")) if hasattr(args, own) else error
+        raise FlagError(f"{stage.name}: {message}") from None
+    if args.lr_scheduler == "exp" and args.epochs_before:
+        raise FlagError(f"{stage.name}: --lr-scheduler exp counts steps, and epochs of another stage may have others: use half_cos, cos or step")
     if args.lr_scheduler == "half_cos" and args.lr_warmup_epochs >= args.epochs_before + args.epochs + args.epochs_after:
-        print(f"note: {stage.name}: the learning rate warms up for {args.lr_warmup_epochs:g} of {args.epochs} epochs")
+        print(f"note: {stage.name}: the learning rate warms up for {args.lr_warmup_epochs:g} epochs, and there are no more")
     return dataclasses.replace(stage, args=args, method=stage.method or method)
 
 

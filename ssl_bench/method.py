@@ -154,12 +154,12 @@ class Method(nn.Module):
 
     def _position_head(self) -> PositionHead | None:
         args = self.args
+        if args.positional != "rpl" and args.pairs_per_image:
+            raise ValueError(f"--pairs-per-image is of --positional rpl, not of {args.positional}: leave it out")
         if args.positional == "none":
             return None
         if self.pretrains:
             raise ValueError(f"--positional: {self.name} sees some of an image's patches, out of order; use it in the training that follows")
-        if args.positional == "apl" and args.pairs_per_image:
-            raise ValueError("--pairs-per-image is of --positional rpl: absolute labels are of single tokens")
         backbone = getattr(self.model, "backbone", self.model)
         with torch.random.fork_rng(devices=()):  # all else begins as it does without
             return PositionHead(*token_shape(backbone, args.arch, args.image_size), args.positional)

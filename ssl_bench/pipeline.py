@@ -63,6 +63,8 @@ class PipelineArgs(TransformerArgs):
         if "pretrain" in self.stages and "semi" in self.stages and "finetune" not in self.stages:
             raise FlagError("--stages pretrain semi: self-training starts from a fine-tuned network, name finetune too")
         check_stages(self.stages, STAGES)
+        if "pretrain" in self.stages and not self.pos_embed:
+            raise FlagError("--no-pos-embed: mae, which the stage pretrain is, needs positions; pre-train apart, or keep them")
 
 
 Some = TypeVar("Some", bound=PipelineArgs)

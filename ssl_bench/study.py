@@ -1,7 +1,8 @@
 """Studies: methods x settings x labels per class x seeds, trained by a few worker processes, ending in a table.
 
 A study file is YAML: ``methods``, ``settings`` (each a set of flags, ``data`` among them), ``num_samples_per_class``,
-``seeds``.  Not every method can train every network: a setting's ``only`` or ``without`` lists the methods it is for or not for.  A run that is done is not repeated, so the same command continues a study that was stopped.
+``seeds``.  Not every method can train every network: a setting's ``only`` or ``without`` lists the methods it is for, or not for.
+A run that is done is not repeated, so the same command continues a study that was stopped.
 """
 
 from __future__ import annotations
@@ -83,9 +84,10 @@ def read_study(source: str) -> Study:
             raise flags.FlagError(f"study {source}: every entry of {key} must be {KINDS[kind]}, got {value!r}")
     for setting in tree.get("settings", ()):
         for key in FOR:
-            wrong = [name for name in setting.get(key, ()) if name not in method_names()]
-            if wrong or not isinstance(setting.get(key, []), list):
-                raise flags.FlagError(f"study {source}: {key} must list methods; {flags.nearest(str(wrong[0] if wrong else setting[key]), method_names(), 'method')}")
+            given = setting.get(key, [])
+            wrong = [name for name in given if name not in method_names()] if isinstance(given, list) else [given]
+            if wrong:
+                raise flags.FlagError(f"study {source}: {key} must list methods; {flags.nearest(str(wrong[0]), method_names(), 'method')}")
     for key in ("methods", "settings"):
         if key not in tree:
             raise flags.FlagError(f"study {source} lacks {key}")

@@ -78,8 +78,7 @@ class Trainer:
         self.means.add(logged)
         for micro in batch.chunks(self.args.accumulate):
             with autocast(self.args, self.device):
-                logged = self.method.train_step(micro, self)
-                logged |= self.method.position_step(self)
+                logged = self.method.train_step(micro, self) | self.method.position_step(self)
             if self.deferred:
                 self._backward(torch.stack(self.deferred).sum())
                 self.deferred.clear()
@@ -138,8 +137,15 @@ class Trainer:
             means=self.means.state_dict(), evaluations=self.evaluations, train_seconds=self.train_seconds, images_seen=self.images_seen,
         )
 
-    def go_on_from(self, state: dict[str, Any]) -> None:
-        """Take over the optimisers' memory from the last state of the stage before; its weights are the method's already."""
+    def go_on_from(self, before: RunFolder) -> None:
+        """Take over all that the stage before had at its end: weights, buffers, the optimisers' memory.  ValueError: it has no state."""
+        state = before.load_state()
+        if state is None:
+            raise ValueError(f"{before.path} has no state to go on from: remove its result.json, and it is trained again")
+        self._load(state)
+
+    def _load(self, state: dict[str, Any]) -> None:
+        parallel.load_weights(self.method, state["method"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             parallel.load_optimizer(optimizer, saved)
         self.scaler.load_state_dict(state["scaler"])
@@ -152,10 +158,7 @@ class Trainer:
         ):
             if theirs != ours:
                 raise ValueError(f"the checkpoint was made with {what} ({theirs}, here {ours}); remove it or use another --log")
-        parallel.load_weights(self.method, state["method"])
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            parallel.load_optimizer(optimizer, saved)
-        self.scaler.load_state_dict(state["scaler"])
+        self._load(state)
         self.means.load_state_dict(state["means"])
         for name in ("step", "evaluations", "train_seconds", "images_seen"):
             setattr(self, name, state[name])
@@ -215,7 +218,7 @@ def fit(
         trainer.load_state_dict(state, pools.split_hash)
         print(f"continuing {run.path} after step {trainer.step} of {trainer.total_steps}")
     elif before is not None:
-        trainer.go_on_from(before.load_state())
+        trainer.go_on_from(before)
     run.truncate_metrics(trainer.step)
     method.prepare(pools)
     compile_networks(method, args)
@@ -280,10 +283,8 @@ def _evaluate_and_record(
         trainer.test_stream = test_stream(pools, trainer.args, trainer.device)
     row = evaluate_method(trainer.method, pools, trainer.args, trainer.device, trainer.test_stream)
     if row["loss"] - row["loss"] != 0:
-        raise NonFiniteLoss(
-            f"{trainer.method.name} predicts nan or infinity after step {trainer.step} (epoch {epoch}); lower --lr; "
-            "the checkpoints from before it are kept"
-        )
+        when = f"after step {trainer.step} (epoch {epoch})"
+        raise NonFiniteLoss(f"{trainer.method.name} predicts nan or infinity {when}; lower --lr; the checkpoints from before it are kept")
     progress.evaluation(epoch, trainer.step, row)
     best = max((past["top1"] for past in trainer.evaluations), default=-1.0)
     trainer.evaluations.append({"epoch": epoch, "step": trainer.step, **row})

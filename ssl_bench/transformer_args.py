@@ -52,6 +52,8 @@ class TransformerArgs(DeiTArgs):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.fixed_positions and not self.pos_embed:
+            raise FlagError("--fixed-positions and --no-pos-embed say two different things of one embedding: give one of them")
         if self.concat and self.disable_x_drop_path:
             raise FlagError("--disable-x-drop-path needs a forward of its own for the labelled images: leave --concat out")
 

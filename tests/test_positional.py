@@ -110,6 +110,7 @@ def test_runs_without_it_keep_their_names():
     ("fixmatch", ["--positional", "apl", "--arch", "wrn_10_1"], "--arch wrn_10_1 has no patch tokens to place: use a ViT"),
     ("mae", [*BN_FREE, "--positional", "apl"], "--positional: mae sees some of an image's patches"),
     ("erm", [*BN_FREE, "--positional", "apl", "--pairs-per-image", "9"], "--pairs-per-image is of --positional rpl"),
+    ("erm", [*BN_FREE, "--pairs-per-image", "9"], "--pairs-per-image is of --positional rpl, not of none"),
     ("erm", ["--no-pos-embed"], "--no-pos-embed: --arch test_resnet has no position embedding to leave out"),
     ("erm", [*BN_FREE, "--conditional-positions"], "--conditional-positions: --arch test_vit has no blocks of a Swin"),
 ])  # fmt: skip

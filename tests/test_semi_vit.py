@@ -253,7 +253,7 @@ def test_a_stage_can_be_entered_from_outside(tmp_path):
         (["--stages", "pretrain", "semi"], "starts from a fine-tuned network, name finetune too"),
         (["--concat", "--disable-x-drop-path"], "leave --concat out"),
         (["--min-lr", "1"], "--min-lr 1 is above --lr"),
-        (["--accumulate", "3", "--batch-size", "6"], "finetune: --accumulate 3 must divide --batch-size 8"),
+        (["--accumulate", "3", "--batch-size", "6"], "finetune: --accumulate 3 must divide --finetune-batch-size 8"),
         (["--stages", "semi", "--from", "nowhere.pth"], "nowhere.pth"),
         (["--stages", "finetune", "--from", "nowhere.pth"], "nowhere.pth"),
         (["--labeled-list", "nowhere.csv"], "nowhere.csv"),

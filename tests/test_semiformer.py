@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -149,8 +150,8 @@ def test_without_units_the_streams_share_the_stem_and_the_labels(tiny):
 # Two phases, one run of the optimiser
 
 
-def a_finished_run(log):
-    argv = [*TINY, *LIVE["semiformer"], "--optimizer", "adamw", "--lr-scheduler", "half_cos", "--lr-warmup-epochs", "0.5", "--log", str(log)]
+def a_finished_run(log, *more):
+    argv = [*TINY, *LIVE["semiformer"], "--optimizer", "adamw", "--lr-scheduler", "half_cos", "--lr-warmup-epochs", "0.5", *more, "--log", str(log)]
     assert launch.run_command(SEMIFORMER, argv) == 0
     return only_run(log), argv
 
@@ -176,6 +177,22 @@ def check_the_optimiser_goes_on_and_the_schedule_too(finished) -> None:
     whole, at, warm = 9, 3 + 2, 1.5  # 1 + 2 epochs of 3 steps each; the third step of semi is the last one done
     assert rate == pytest.approx(0.01 * (1e-5 / 0.01 + (1 - 1e-5 / 0.01) * (1 + math.cos(math.pi * (at - warm) / (whole - warm))) / 2))
     assert (warmup.args.epochs_before, warmup.args.epochs_after, semi.args.epochs_before) == (0, 2, 1)
+
+
+def test_a_position_head_goes_on_too(tmp_path):
+    run, argv = a_finished_run(tmp_path / "a", "--positional", "apl", "--epochs", "1", "--lr", "1e-9", "--min-lr", "1e-9")
+    states = [read_tensors(max((run / stage / "checkpoints").glob("state-*.pt")))["method"] for stage in ("warmup", "semi")]
+    heads = [state["positional.fc1.weight"] for state in states]
+    torch.testing.assert_close(*heads, rtol=0, atol=1e-6)
+
+
+def test_a_first_phase_without_its_state_is_one_line(tmp_path, capsys):
+    run, argv = a_finished_run(tmp_path)
+    for file in [*(run / "warmup" / "checkpoints").glob("state-*"), run / "result.json"]:
+        file.unlink()
+    shutil.rmtree(run / "semi")
+    assert launch.run_command(SEMIFORMER, argv) == 1
+    assert "warmup has no state to go on from: remove its result.json" in capsys.readouterr().err.strip().splitlines()[-1]
 
 
 def test_each_phase_has_its_batch(finished):
@@ -235,6 +252,14 @@ def test_the_published_network_takes_the_published_keys_at_the_door(tmp_path, ca
     (["--stages", "semi", "warmup"], "each once, in this order", 2),
     (["--bottleneck-dim", "16"], "--bottleneck-dim", 1),
     (["--no-pos-embed"], "has no position embedding to leave out", 1),
+    (["--lr-scheduler", "exp"], "semi: --lr-scheduler exp counts steps", 1),
+    (["--warmup-batch-size", "7", "--accumulate", "2"], "must divide --warmup-batch-size 7: use 6 or 8", 1),
+    (["--model-kwargs", "base_channel=0"], "base_channel must be 1 or more", 1),
+    (["--model-kwargs", "nonsense=1"], "--arch semiformer_tiny_patch4 refuses its arguments", 1),
+    (["--arch", "semiformer:test_convnext+test_vit", "--image-size", "36", "--model-kwargs", "vit_patch_size=8"], "patches of 8x8 do not divide 36x36", 1),
+    (["--arch", "semiformer:test_convnext+test_vit", "--image-size", "32", "--model-kwargs", "vit_patch_size=8", "vit_global_pool="], "no vector of features", 1),
+    (["--arch", "semiformer:test_convnext+test_vit", "--image-size", "32", "--model-kwargs", "base_channel=8"], "a recipe may set it", 1),
+    (["--arch", "semiformer:test_convnex+test_vit"], "did you mean test_convnext", 1),
 ])  # fmt: skip
 def test_what_cannot_be_is_one_line(capsys, flags, text, code):
     assert launch.run_command(SEMIFORMER, [*TINY, *LIVE["semiformer"], *flags]) == code

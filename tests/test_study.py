@@ -193,3 +193,7 @@ def test_a_setting_may_be_for_some_methods_only(small, capsys):
     (small / "small.yaml").write_text("methods: [erm]\nsettings: [{data: Digits, only: [fixmach]}]")
     assert study.main(["small.yaml", "--dry-run"]) == 2
     assert "did you mean fixmatch" in capsys.readouterr().err
+    for wrong in ("fixmatch", "", "3"):
+        (small / "small.yaml").write_text(f"methods: [erm]\nsettings: [{{data: Digits, only: {wrong}}}]")
+        assert study.main(["small.yaml", "--dry-run"]) == 2
+        assert "only must list methods" in capsys.readouterr().err

@@ -181,6 +181,10 @@ class Semiformer(nn.Module):
         from timm.models.vision_transformer import Block  # takes seconds
 
         check_streams(streams)
+        numbers = {"base_channel": base_channel, "channel_ratio": channel_ratio, "embed_dim": embed_dim, "num_heads": num_heads}
+        wrong = [name for name, number in numbers.items() if not isinstance(number, int) or number < 1]
+        if wrong or base_channel * channel_ratio < 4:
+            raise ValueError(f"--arch {name}: {wrong[0] if wrong else 'base_channel times channel_ratio'} must be {'1' if wrong else '4'} or more")
         if patch not in (4, 8, 16) or (mixer and patch != 16):
             raise ValueError(f"--arch {name}: patch is {'16 with a ConvMixer' if mixer else '4, 8 or 16'}, not {patch}")
         if depth % 3 or depth < 3 or embed_dim % num_heads:

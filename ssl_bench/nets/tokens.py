@@ -41,6 +41,8 @@ def token_shape(network: nn.Module, arch: str, image_size: int) -> tuple[int, tu
         else:
             tokens, grid = _of_timm(network, arch, x)
     network.train()
+    if grid == (1, 0):
+        raise ValueError(f"--positional: --arch {arch} does not say on which grid its {tokens.shape[1]} tokens lie: use a ViT, DeiT, Swin or NesT")
     if grid[0] * grid[1] != tokens.shape[1] or len(tokens[0]) < 2:
         raise ValueError(f"--positional: --arch {arch} has {tokens.shape[1]} tokens for {image_size} px, no grid of several: change --image-size or the patch size")
     return tokens.shape[2], grid

@@ -73,13 +73,17 @@ def build(
         try:
             network = NETWORKS[arch](num_classes, fcu=fcu, streams=streams, **arguments)
         except TypeError as error:
-            raise ValueError(f"--arch {arch} refuses its arguments {model_kwargs}: {error}") from None
+            reason = str(error).replace(str(NETWORKS[arch]), arch)
+            raise ValueError(f"--arch {arch} refuses its arguments {model_kwargs}: {reason}") from None
         network.check_size(image_size, image_size)
         return network
     cnn_name, vit_name = arch.removeprefix(PREFIX).split("+")
     unknown = [key for key in model_kwargs if not key.startswith(("cnn_", "vit_"))]
     if unknown:
-        raise ValueError(f"--model-kwargs {unknown[0]}: of {arch}, give cnn_{unknown[0]} or vit_{unknown[0]}")
+        raise ValueError(
+            f"--model-kwargs {unknown[0]} is of a network of one name (a recipe may set it): of {arch} they are cnn_X and vit_X; give "
+            "--model-kwargs of your own, or --recipe none"
+        )
     given = {part: {k[4:]: v for k, v in model_kwargs.items() if k.startswith(part)} for part in ("cnn_", "vit_")}
     cnn = vit = None
     if "conv" in streams:
@@ -90,6 +94,12 @@ def build(
             raise ValueError(
                 f"--arch {arch}: {vit_name} is no plain ViT, whose blocks run one after the other over one token a patch: use "
                 "vit_small_patch16_224 or the like"
+            )
+        if any(image_size % side for side in vit.patch_embed.patch_size):
+            size = "x".join(map(str, vit.patch_embed.patch_size))
+            raise ValueError(
+                f"--arch {arch}: patches of {size} do not divide {image_size}x{image_size} images, and the CNN would see what the ViT does "
+                "not: change --image-size, or give vit_patch_size in --model-kwargs"
             )
     return TwoStreams(cnn, vit, num_classes, image_size, arch, fcu=fcu)
 
@@ -259,13 +269,19 @@ def _flat(cnn: nn.Module) -> list[str]:
 
 def _features(cnn: nn.Module, x: Tensor) -> tuple[int, Tensor]:
     expected = cnn.forward_features(x.clone())
-    return cnn.forward_head(expected).shape[1], expected
+    features = cnn.forward_head(expected)
+    if features.ndim != 2:
+        raise ValueError("the CNN gives no vector of features")
+    return features.shape[1], expected
 
 
 def _width(vit: nn.Module, image_size: int, arch: str) -> int:
     vit.eval()
     with torch.no_grad():
-        return _attempt(lambda: vit(torch.zeros(1, 3, image_size, image_size)).shape[1], image_size, arch)
+        features = _attempt(lambda: vit(torch.zeros(1, 3, image_size, image_size)), image_size, arch)
+    if features.ndim != 2:
+        raise ValueError(f"--arch {arch}: the ViT gives no vector of features: leave vit_global_pool out, or give token or avg")
+    return features.shape[1]
 
 
 def _attempt(run: Callable[[], Any], image_size: int, arch: str) -> Any:
