@@ -185,6 +185,8 @@ class Method(nn.Module):
         """The term of --positional, over all images of `forwards` since the last one; the loop calls it after `train_step`."""
         if self.positional is None:
             return {}
+        if not self.tokens:
+            raise ValueError(f"--positional: {self.name} asks its network itself, and not through Method.forwards, which keeps the tokens")
         tokens, pairs = torch.cat(self.tokens), None                           # (images, N, D)
         self.tokens.clear()
         if self.args.pairs_per_image:

@@ -160,3 +160,10 @@ def test_a_convolutional_stream_alone_has_no_tokens(capsys):
 def test_a_semiformer_refuses_layer_decay(capsys):
     assert launch.run_command(catalog.load_method("semiformer"), [*TINY, *LIVE["semiformer"], "--layer-decay", "0.5"]) == 1
     assert "--layer-decay: a WRN or a Semiformer does not say" in capsys.readouterr().err
+
+
+def test_a_method_that_goes_round_forwards_is_told_so(tiny, monkeypatch):
+    run = tiny("erm", *BN_FREE, "--positional", "apl")
+    monkeypatch.setattr(type(run.method), "forwards", lambda self, *images: iter([None if x is None else self.model(x) for x in images]))
+    with pytest.raises(ValueError, match="erm asks its network itself, and not through Method.forwards"):
+        run.steps(1)
