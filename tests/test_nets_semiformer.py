@@ -529,6 +529,7 @@ def test_checkpointed_gradients_are_the_same_and_copies_share_nothing():
     assert torch.equal(before[0], network(x)[0]) and not torch.equal(before[0], twin(x)[0])
 
 
+@pytest.mark.slow
 def test_one_graph_when_compiled():
     network = semiformer_tiny_patch4(5).eval()
     compiled = torch.compile(network, fullgraph=True, backend="eager")

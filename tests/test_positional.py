@@ -18,8 +18,8 @@ METHODS = [name for name in catalog.method_names() if not catalog.load_method(na
 OTHERS = [name for name in METHODS if catalog.load_method(name).Args.positional == "none"]
 
 
-@pytest.mark.parametrize("kind", ["apl", "rpl"])
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize(("name", "kind"), [(name, "apl") for name in OTHERS] + [
+    (name, "rpl") if name in ("fixmatch", "semiformer") else pytest.param(name, "rpl", marks=pytest.mark.slow) for name in OTHERS])  # fmt: skip
 def test_every_method_learns_positions_beside_its_own_terms(tiny, name, kind):
     plain, beside = tiny(name, *bn_free(name)), tiny(name, *bn_free(name), "--positional", kind)
     first, own = beside.steps(1)[0], plain.steps(1)[0]
