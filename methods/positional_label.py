@@ -25,7 +25,7 @@ from ssl_bench.transformer_args import TransformerArgs, draw_mix
 
 @dataclass
 class Args(TransformerArgs):
-    positional: str = "apl"
+    positional: str = flag("apl", "absolute or relative labels of tokens", choices=("apl", "rpl"))
     layer_decay: float | None = 1.0
     head_init_std: float = 0.02
     log: str = "positional_label"
@@ -37,8 +37,6 @@ class Args(TransformerArgs):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.positional == "none":
-            raise FlagError("--positional none leaves nothing but supervised training: use erm, or apl or rpl")
         check_stages(self.stages, ("pretext", "train"))
         if self.batch_size % 2 and not self.disable_x_mixup and (self.mixup or self.cutmix):
             raise FlagError(f"--batch-size {self.batch_size} is odd, and mixup pairs the images of a batch: use an even one")
