@@ -13,14 +13,14 @@ from torch import Tensor
 
 from ssl_bench.args import check_stages
 from ssl_bench.distributed import world_size
-from ssl_bench.flags import FlagError, flag
+from ssl_bench.flags import flag
 from ssl_bench.launch import launch
 from ssl_bench.losses import soft_cross_entropy
 from ssl_bench.method import Batch, Loop, Method, Stage, Task
 from ssl_bench.mixup import mix_batch
 from ssl_bench.pretrained import backbone_over
 from ssl_bench.streams import MIX, random_of
-from ssl_bench.transformer_args import TransformerArgs, draw_mix
+from ssl_bench.transformer_args import TransformerArgs, check_even, draw_mix
 
 
 @dataclass
@@ -38,8 +38,7 @@ class Args(TransformerArgs):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_stages(self.stages, ("pretext", "train"))
-        if self.batch_size % 2 and not self.disable_x_mixup and (self.mixup or self.cutmix):
-            raise FlagError(f"--batch-size {self.batch_size} is odd, and mixup pairs the images of a batch: use an even one")
+        check_even(self, "--batch-size")
 
 
 @dataclass(frozen=True)

@@ -151,7 +151,8 @@ def train(method: type[Method], args: Args, recipe: Recipe, device: torch.device
         if not folder.done:
             before = folders[len(results) - 1] if results else None
             if before is not None and not folder.has_state:
-                weights = record.read_all_weights(before.checkpoints / "latest.pth")
+                # What goes on takes the state before whole, see `Trainer.go_on_from`.
+                weights = None if stage.continues else record.read_all_weights(before.checkpoints / "latest.pth")
             if len(stages) > 1:
                 print(f"{stage.name}, {len(results) + 1} of {len(stages)}")
             result = _train_stage(stage, stage_pools, folder, device, weights, recipe, (run, args, method.name), before)

@@ -275,7 +275,7 @@ def layer_groups(part: nn.Module, layer_decay: float, wd: float) -> list[dict[st
 
     spared = part.no_weight_decay() if hasattr(part, "no_weight_decay") else ()
     if not hasattr(part, "group_matcher"):
-        if layer_decay != 1 and getattr(part, "layers_unknown", isinstance(part, wide_resnet.WideResNet)):
+        if layer_decay != 1 and getattr(part, "layers_unknown", False):
             raise ValueError("--layer-decay: a WRN or a Semiformer does not say what its layers are; use 1, or a network of timm")
         return param_groups_weight_decay(part, wd, no_weight_decay_list=spared)
     whole, above = nn.Module(), nn.Parameter(torch.empty(0))  # the backbone, and a classifier's place

@@ -10,7 +10,7 @@ from ssl_bench.args import check_stages, same_setting
 from ssl_bench.catalog import load_method
 from ssl_bench.flags import FlagError, flag
 from ssl_bench.method import Method, Stage
-from ssl_bench.transformer_args import TransformerArgs
+from ssl_bench.transformer_args import TransformerArgs, check_even
 
 STAGES = ("pretrain", "finetune", "semi")
 
@@ -99,9 +99,7 @@ def pipeline(args: PipelineArgs) -> list[Stage]:
             made.append(Stage(name, own, method=mae))
             continue
         own = for_finetuning(own) if name == "finetune" else own
-        if own.batch_size % 2 and not own.disable_x_mixup and (own.mixup or own.cutmix):
-            which = "--finetune-batch-size" if name == "finetune" else "--batch-size"
-            raise FlagError(f"{which} {own.batch_size} is odd, and mixup pairs the images of a batch: use an even one")
+        check_even(own, "--finetune-batch-size" if name == "finetune" else "--batch-size")
         made.append(Stage(name, own, previous=previous))
     return made
 

@@ -62,6 +62,12 @@ class TransformerArgs(DeiTArgs):
         return (f"drop_path_rate={self.drop_path}",) if self.drop_path else ()
 
 
+def check_even(args: TransformerArgs, option: str) -> None:
+    """FlagError if the labelled images are mixed and their number, which `option` gives, is odd."""
+    if args.batch_size % 2 and not args.disable_x_mixup and (args.mixup or args.cutmix):
+        raise FlagError(f"{option} {args.batch_size} is odd, and mixup pairs the images of a batch: use an even one")
+
+
 def draw_mix(kind: str, n: int, args: TransformerArgs, random: np.random.Generator) -> Mix | None:
     """How the n images of the batch of all processes are mixed.  kind: "none" (as without both --mixup and --cutmix) -> None,
     "mixup", or "prob" for Semi-ViT's probabilistic pseudo mixup, of which the alphas are switches only."""

@@ -51,6 +51,8 @@ class WideResNet(nn.Module):
     the running statistics that one forward replaces.  Convolutions have no bias, and He's initial weights (fan-out).
     """
 
+    layers_unknown = True  # no layer decay
+
     def __init__(
         self, depth: int, width: int, num_classes: int = 0, *, global_pool: str = "avg", bn_momentum: float = 0.001,
         negative_slope: float = 0.1,
