@@ -291,14 +291,21 @@ def test_every_flag_is_read_somewhere(name):
 # 6. Golden numbers
 
 
-def golden_losses(tiny, name: str) -> list[dict[str, float]]:
-    return [{key: value for key, value in row.items() if key.endswith("_loss")} for row in tiny(name).steps(6)]
+def golden_losses(tiny, name: str, network: str) -> list[dict[str, float]]:
+    """Of LIVE's network with ReLU and BatchNorm, 2 steps; of one that is smooth, 6.
+
+    In an activation near zero the rounding of another processor can flip a ReLU, and from there losses differ by 5e-4 to 6e-2: seen
+    from the third step on. The smooth ones differ by 1e-5 at most.
+    """
+    steps, flags = {"resnet": (2, []), "vit": (6, [*bn_free(name), "--lr", "0.003"])}[network]
+    return [{key: value for key, value in row.items() if key.endswith("_loss")} for row in tiny(name, *flags).steps(steps)]
 
 
+@pytest.mark.parametrize("network", ["resnet", "vit"])
 @pytest.mark.parametrize("name", METHODS)
-def test_golden_losses(tiny, name):
-    expected = json.loads(GOLDEN.read_text())[name]
-    for step, (got, want) in enumerate(zip(golden_losses(tiny, name), expected, strict=True)):
+def test_golden_losses(tiny, name, network):
+    expected = json.loads(GOLDEN.read_text())[name][network]
+    for step, (got, want) in enumerate(zip(golden_losses(tiny, name, network), expected, strict=True)):
         assert got == pytest.approx(want, rel=1e-4), f"step {step}"
 
 
