@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from ssl_bench import distributed
-from ssl_bench.args import Args as CommonArgs
 from ssl_bench.args import TwoViewArgs
 from ssl_bench.flags import flag
 from ssl_bench.launch import launch
@@ -34,12 +33,12 @@ class Args(TwoViewArgs):
     reset_prior: bool = flag(False, "begin each epoch with a uniform prior, as TLlib")
 
 
-class DebiasMatch(Method):
+class DebiasMatch(Method[Args]):
     name = "debiasmatch"
-    Args = Args
     unlabeled_views = ("weak", "strong")
+    prior: Tensor  # (C,)
 
-    def __init__(self, args: CommonArgs, task: Task) -> None:
+    def __init__(self, args: Args, task: Task) -> None:
         super().__init__(args, task)
         self.register_buffer("prior", torch.full((task.num_classes,), 1 / task.num_classes))
         self.seen: list[Tensor] = []  # mean predictions of this step, until after_step

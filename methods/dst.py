@@ -53,13 +53,15 @@ class Reversal(torch.autograd.Function):
 class ThreeHeads(Classifier):
     """In training logits (B, 3 C) of the main, the pseudo and the adversarial head; else (B, C) of the main head."""
 
+    reversal: Tensor  # (), a function of the step
+
     def __init__(self, base: Classifier, width: int, dropout: float) -> None:
         super().__init__(base.backbone, base.pool, base.bottleneck, base.head)
         features, classes = base.head.in_features, base.head.out_features
         self.pseudo_head, self.adv_head = (
             nn.Sequential(nn.Linear(features, width), nn.ReLU(), nn.Dropout(dropout), nn.Linear(width, classes)) for _ in range(2)
         )
-        self.register_buffer("reversal", torch.zeros(()), persistent=False)  # a function of the step
+        self.register_buffer("reversal", torch.zeros(()), persistent=False)
 
     def logits(self, features: Tensor) -> Tensor:
         if not self.training:
@@ -68,13 +70,13 @@ class ThreeHeads(Classifier):
         return torch.cat([self.head(features), self.pseudo_head(features), self.adv_head(reversed_)], dim=1)
 
 
-class DST(Method):
+class DST(Method[Args]):
     name = "dst"
-    Args = Args
     unlabeled_views = ("weak", "strong")
+    model: ThreeHeads
 
     def build_model(self) -> ThreeHeads:
-        return ThreeHeads(super().build_model(), self.args.width, self.args.head_dropout)
+        return ThreeHeads(self.build_classifier(), self.args.width, self.args.head_dropout)
 
     def train_step(self, batch: Batch, loop: Loop) -> dict[str, Tensor]:
         args, (x_l, x_l_strong), (x_u, x_u_strong) = self.args, batch.x_l, batch.x_u

@@ -21,9 +21,8 @@ class Args(TwoViewArgs):
     oracle: bool = flag(False, "train on labelled and unlabelled images with their true labels")
 
 
-class ERM(Method):
+class ERM(Method[Args]):
     name = "erm"
-    Args = Args
 
     @classmethod
     def stages(cls, args: Args) -> list[Stage]:

@@ -25,9 +25,8 @@ class Args(TwoViewArgs):
     threshold: float = flag(0.95, "confidence above which (strictly) a prediction becomes a label", ge=0, le=1)
 
 
-class FixMatch(Method):
+class FixMatch(Method[Args]):
     name = "fixmatch"
-    Args = Args
     unlabeled_views = ("weak", "strong")
 
     def train_step(self, batch: Batch, loop: Loop) -> dict[str, Tensor]:

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from ssl_bench import distributed
-from ssl_bench.args import Args as CommonArgs
 from ssl_bench.args import TwoViewArgs
 from ssl_bench.flags import flag
 from ssl_bench.launch import launch
@@ -28,14 +27,13 @@ class Args(TwoViewArgs):
     warmup: bool = flag(False, "thresholds rise from 0 while most images have never been confident (eq. 11)")
 
 
-class FlexMatch(Method):
+class FlexMatch(Method[Args]):
     name = "flexmatch"
-    Args = Args
     unlabeled_views = ("weak", "strong")
+    selected: Tensor  # (N_u,) int64: of each unlabelled image the last label it was confident in; -1: none yet
 
-    def __init__(self, args: CommonArgs, task: Task) -> None:
+    def __init__(self, args: Args, task: Task) -> None:
         super().__init__(args, task)
-        # Of each unlabelled image the last label it was confident in; -1: none yet.
         self.register_buffer("selected", torch.full((task.num_unlabeled,), -1))
         self.seen: list[tuple[Tensor, Tensor]] = []  # of this step, until after_step
 

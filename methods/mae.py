@@ -53,7 +53,7 @@ class ProbedEncoder(Classifier):
     def __init__(self, base: Classifier) -> None:
         super().__init__(base.backbone, base.pool, base.bottleneck, base.head)
 
-    def forward(self, x: Tensor, kept: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, kept: Tensor | None = None) -> Tensor:  # type: ignore[override]  # --positional is of other methods
         if kept is not None:
             return encode(self.backbone, x, kept)    # (B, P + K, D)
         with torch.no_grad():
@@ -69,26 +69,26 @@ class MaskedBatch(Batch):
     noise_u: Tensor
 
 
-class MAE(Method):
+class MAE(Method[Args]):
     name = "mae"
-    Args = Args
     pretrains = True
-    labeled_views = unlabeled_views = ("weak",)
+    labeled_views = ("weak",)
+    unlabeled_views: tuple[str, ...] = ("weak",)
+    model: ProbedEncoder
 
-    def __init__(self, args: CommonArgs, task: Task) -> None:
+    def __init__(self, args: Args, task: Task) -> None:
         super().__init__(args, task)
-        if not task.num_unlabeled:
-            self.unlabeled_views = ()
+        self.unlabeled_views = self.unlabeled_views if task.num_unlabeled else ()
         size = (args.decoder_dim, args.decoder_depth, args.decoder_heads)
         self.decoder = Decoder(self.model.backbone, args.image_size, *size, args.norm_pixels)
         keep(torch.zeros(1, self.decoder.patches), args.mask_ratio)  # a wrong ratio is known before any step
 
     @classmethod
-    def needs_unlabeled(cls, args: CommonArgs) -> bool:
+    def needs_unlabeled(cls, args: Args) -> bool:
         return False
 
     def build_model(self) -> ProbedEncoder:
-        model = ProbedEncoder(super().build_model())
+        model = ProbedEncoder(self.build_classifier())
         check_plain_vit(model.backbone, self.args.arch)
         if self.args.fixed_positions:
             fix_positions(model.backbone)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ssl_bench.args import Args as CommonArgs
 from ssl_bench.args import TwoViewArgs
 from ssl_bench.ema import EMATeacher, capped_decay
 from ssl_bench.flags import flag
@@ -33,12 +32,11 @@ class Args(TwoViewArgs):
     evaluate: str = flag("teacher", "network that is evaluated and saved", choices=("teacher", "student"))
 
 
-class MeanTeacher(Method):
+class MeanTeacher(Method[Args]):
     name = "mean_teacher"
-    Args = Args
     unlabeled_views = ("weak", "weak")
 
-    def __init__(self, args: CommonArgs, task: Task) -> None:
+    def __init__(self, args: Args, task: Task) -> None:
         super().__init__(args, task)
         self.teacher = EMATeacher(self.model, mode="train")
 

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from ssl_bench import feed
-from ssl_bench.args import Args as CommonArgs
 from ssl_bench.args import TwoViewArgs
 from ssl_bench.ema import EMATeacher
 from ssl_bench.flags import flag
@@ -36,12 +35,12 @@ class Args(TwoViewArgs):
     teacher_epochs: int = flag(20, "epochs of the first teacher, where --generations trains it", ge=1)
 
 
-class NoisyStudent(Method):
+class NoisyStudent(Method[Args]):
     name = "noisy_student"
-    Args = Args
-    unlabeled_views = ("strong",)
+    unlabeled_views: tuple[str, ...] = ("strong",)
+    teacher_logits: Tensor  # (N_u, C)
 
-    def __init__(self, args: CommonArgs, task: Task) -> None:
+    def __init__(self, args: Args, task: Task) -> None:
         super().__init__(args, task)
         if args.pretrained_teacher is None:
             self.unlabeled_views = ()  # the first teacher
@@ -63,13 +62,13 @@ class NoisyStudent(Method):
         return stages
 
     def load_previous(self, weights: dict[str, Tensor], others: dict[str, dict[str, Tensor]]) -> None:
-        load_strictly(self.teacher.model, weights, self.args.pretrained_teacher)  # the student starts anew
+        load_strictly(self.teacher.model, weights, str(self.args.pretrained_teacher))  # the student starts anew
 
     def prepare(self, pools: Pools) -> None:
         if not self.unlabeled_views:
             print("this trains the first teacher, on the labelled images; --generations 3 is the whole of Noisy Student")
         else:
-            self.teacher_logits = feed.predictions(self.teacher, pools.unlabeled, "weak", self.args)  # (N_u, C)
+            self.teacher_logits = feed.predictions(self.teacher, pools.unlabeled, "weak", self.args)
 
     def train_step(self, batch: Batch, loop: Loop) -> dict[str, Tensor]:
         x_l, x_l_strong = batch.x_l

@@ -24,9 +24,8 @@ class Args(TwoViewArgs):
     warm_up_epochs: int = flag(10, "epochs over which the consistency weight ramps up", ge=0)
 
 
-class PiModel(Method):
+class PiModel(Method[Args]):
     name = "pi_model"
-    Args = Args
     unlabeled_views = ("weak", "weak")
 
     def train_step(self, batch: Batch, loop: Loop) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ from ssl_bench.launch import launch
 from ssl_bench.losses import soft_cross_entropy
 from ssl_bench.method import Batch, Loop, Method, Stage, Task
 from ssl_bench.mixup import mix_batch
+from ssl_bench.models import Classifier
 from ssl_bench.pretrained import backbone_over
 from ssl_bench.streams import MIX, random_of
 from ssl_bench.transformer_args import TransformerArgs, check_even, draw_mix
@@ -48,11 +49,11 @@ class MixedBatch(Batch):
     q_l: Tensor
 
 
-class PositionalLabel(Method):
+class PositionalLabel(Method[Args]):
     name = "positional_label"
-    Args = Args
     labeled_views = ("strong",)
-    unlabeled_views = ("strong",)
+    unlabeled_views: tuple[str, ...] = ("strong",)
+    model: Classifier
 
     def __init__(self, args: Args, task: Task) -> None:
         super().__init__(args, task)

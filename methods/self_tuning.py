@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssl_bench import distributed
+from ssl_bench import devices, distributed
 from ssl_bench.args import Args as CommonArgs
 from ssl_bench.ema import EMATeacher
 from ssl_bench.flags import flag
@@ -49,21 +49,28 @@ class Projected(Classifier):
         return torch.cat([self.head(features), F.normalize(self.projector(features), dim=1)], dim=1)
 
 
-class SelfTuning(Method):
+class SelfTuning(Method[Args]):
     name = "self_tuning"
-    Args = Args
     labeled_views = ("strong", "strong")
     unlabeled_views = ("strong", "strong")
+    memory: Tensor  # (C, K, D) of length 1
+    oldest: Tensor  # (C,) int64: the places that are written next
 
-    def __init__(self, args: CommonArgs, task: Task) -> None:
+    def __init__(self, args: Args, task: Task) -> None:
         super().__init__(args, task)
         self.key_encoder = EMATeacher(self.model, mode="train")
-        self.register_buffer("memory", F.normalize(torch.randn(task.num_classes, args.K, args.projection_dim), dim=2))
+        self.register_buffer("memory", self._initial_memory())
         self.register_buffer("oldest", torch.zeros(task.num_classes, dtype=torch.int64))
         self.seen: dict[str, list[tuple[Tensor, Tensor]]] = {"labeled": [], "unlabeled": []}  # of this step, until after_step
 
+    def _initial_memory(self) -> Tensor:
+        C, K, D = self.task.num_classes, self.args.K, self.args.projection_dim
+        what = f"self_tuning: the memory of {C:,} classes x --K {K} x --projection-dim {D}"
+        devices.require_memory(4.0 * C * K * D, torch.device("cpu"), what, "lower --K or --projection-dim")
+        return F.normalize(memory := torch.randn(C, K, D), dim=2, out=memory)
+
     def build_model(self) -> Projected:
-        return Projected(super().build_model(), self.args.projection_dim)
+        return Projected(self.build_classifier(), self.args.projection_dim)
 
     def train_step(self, batch: Batch, loop: Loop) -> dict[str, Tensor]:
         (x_l, x_l_key), (x_u, x_u_key) = batch.x_l, batch.x_u
@@ -81,8 +88,8 @@ class SelfTuning(Method):
         loop.backward(pgc_u_loss, "pgc_u_loss")
         self.seen["labeled"].append((key_l, batch.y_l))
         self.seen["unlabeled"].append((key_u, pseudo))
-        cls_acc = (y_l.argmax(dim=1) == batch.y_l).float().mean()
-        return {"cls_loss": cls_loss, "pgc_loss": pgc_loss, "pgc_u_loss": pgc_u_loss, "cls_acc": cls_acc}
+        logged = {"cls_loss": cls_loss, "pgc_loss": pgc_loss, "pgc_u_loss": pgc_u_loss}
+        return logged | {"cls_acc": (y_l.argmax(dim=1) == batch.y_l).float().mean()}
 
     def after_step(self, loop: Loop) -> None:
         self.key_encoder.update(self.model, self.args.m ** (2 if self.args.two_updates else 1))
@@ -109,9 +116,8 @@ def enqueue(memory: Tensor, oldest: Tensor, key: Tensor, label: Tensor) -> None:
     """Put keys (B, D) in their order into the rings of their classes, in place; memory (C, K, D), oldest (C,) the next places."""
     K, same = memory.shape[1], label[:, None] == label[None, :]                                # (B, B)
     place = (oldest[label] + same.tril(-1).sum(dim=1)) % K                                     # (B,)
-    rows = torch.arange(len(label), device=label.device)
     # A class with more than K keys writes a place twice: each writer brings the last one's key, so the order is free.
-    last = ((same & (place[:, None] == place[None, :])) * rows).amax(dim=1)                    # (B,)
+    last = ((same & (place[:, None] == place[None, :])) * torch.arange(len(label), device=label.device)).amax(dim=1)  # (B,)
     memory[label, place] = key[last]
     oldest.scatter_add_(0, label, torch.ones_like(label)).remainder_(K)
 

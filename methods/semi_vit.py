@@ -18,6 +18,7 @@ from ssl_bench.launch import launch
 from ssl_bench.losses import soft_cross_entropy
 from ssl_bench.method import Batch, Loop, Method, Stage, Task
 from ssl_bench.mixup import mix_batch, surest
+from ssl_bench.models import Classifier
 from ssl_bench.monitors import pseudo_label_health
 from ssl_bench.nets.stochastic_depth import drop_path
 from ssl_bench.pipeline import PipelineArgs, pipeline
@@ -51,11 +52,11 @@ class MixedBatch(Batch):
     q_u: Tensor
 
 
-class SemiViT(Method):
+class SemiViT(Method[Args]):
     name = "semi_vit"
-    Args = Args
     labeled_views = ("strong",)
-    unlabeled_views = ("weak", "strong")
+    unlabeled_views: tuple[str, ...] = ("weak", "strong")
+    model: Classifier
 
     def __init__(self, args: Args, task: Task) -> None:
         super().__init__(args, task)
@@ -89,7 +90,7 @@ class SemiViT(Method):
             return MixedBatch((x_l,), batch.y_l, (), batch.idx_u, batch.y_u_hidden, q_l, q_l[:0]), {}
 
         x_u, x_u_strong = batch.x_u
-        network = self.teacher if args.ema_teacher else self.model
+        network = self.model if self.teacher is None else self.teacher
         y_u = torch.cat([network(x) for x in x_u.chunk(args.accumulate)])                     # (mu B, C)
         confidence, pseudo = y_u.float().softmax(dim=1).max(dim=1)                            # (mu B,), (mu B,)
         mix = draw_mix(args.pseudo_mixup, args.mu * n, args, draws)

@@ -54,11 +54,10 @@ class Args(DeiTArgs):
         check_stages(self.stages, ("warmup", "semi"))
 
 
-class Semiformer(Method):
+class Semiformer(Method[Args]):
     name = "semiformer"
-    Args = Args
     labeled_views = ("strong",)
-    unlabeled_views = ("weak", "strong")
+    unlabeled_views: tuple[str, ...] = ("weak", "strong")
 
     def __init__(self, args: Args, task: Task) -> None:
         super().__init__(args, task)

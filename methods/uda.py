@@ -30,9 +30,8 @@ class Args(TwoViewArgs):
     divide_by: str = flag("batch", "what the loss is a mean over; TLlib: the images kept", choices=("batch", "kept"))
 
 
-class UDA(Method):
+class UDA(Method[Args]):
     name = "uda"
-    Args = Args
     unlabeled_views = ("weak", "strong")
 
     def train_step(self, batch: Batch, loop: Loop) -> dict[str, Tensor]:

@@ -27,6 +27,10 @@ class Args:
     unlabeled_all: bool = flag(
         False, "every training image is an unlabelled one too, the labelled ones included", group="data", identity="changed"
     )
+    num_val_per_class: int = flag(
+        0, "images per class held out of training, evaluated beside the test set, so that a table may --select val", group="data", ge=0,
+        identity="changed",
+    )  # fmt: skip
     download: bool = flag(True, "fetch the data set if it is missing", group="data", identity=False)
     skip_broken: bool = flag(False, "leave unreadable images out, and count them", group="data")
     workers: int = flag(
@@ -89,7 +93,7 @@ class Args:
         False, "a depthwise convolution at the start of each block of a Swin tells positions", group="positions", identity="changed"
     )
 
-    batch_size: int = flag(32, "labelled images a step, over all processes", names=("-b",), group="optimisation", ge=1)
+    batch_size: int = flag(32, "labelled images a step, over all processes", names=("-b",), group="optimisation", ge=1, le=2**20)
     mu: int = flag(1, "unlabelled images per labelled image in a batch", group="optimisation", ge=1)
     optimizer: str = flag("sgd", "SGD with Nesterov momentum 0.9, or AdamW", group="optimisation", choices=("sgd", "adamw"))
     lr: float = flag(0.003, "learning rate of the head", names=("--learning-rate",), group="optimisation", gt=0)
@@ -119,7 +123,7 @@ class Args:
     )
     epochs_after: int = flag(0, "epochs of it that lie after this run", group="optimisation", ge=0, identity="changed")
     iters_per_epoch: int = flag(500, "steps an epoch", names=("-i",), group="optimisation", ge=1)
-    eval_batch_size: int = flag(256, "images a step of evaluation, over all processes", group="optimisation", ge=1, identity=False)
+    eval_batch_size: int = flag(256, "images a step of evaluation, over all processes", group="optimisation", ge=1, le=2**20, identity=False)
     precision: str = flag("fp32", "arithmetic of the forward pass", group="optimisation", choices=("fp32", "bf16", "fp16"))
     compile: bool = flag(False, "torch.compile the networks", group="optimisation")
     cuda_graphs: bool = flag(
@@ -147,6 +151,8 @@ class Args:
     print_freq: int = flag(100, "steps between progress lines", names=("-p",), group="run", ge=1, identity=False)
     checkpoint_freq: int = flag(0, "steps between checkpoints; 0: one an epoch", group="run", ge=0, identity=False)
     tensorboard: bool = flag(False, "also write TensorBoard event files (extra [tensorboard])", group="run", identity=False)
+    wandb: bool = flag(False, "also log to Weights & Biases (extra [wandb]; WANDB_MODE=offline: into the run's folder)", group="run", identity=False)
+    wandb_project: str = flag("ssl-bench", "its project", group="run", identity=False)
     dry_run: bool = flag(False, "print the resolved arguments as JSON and stop", group="run", identity=False)
 
     @property

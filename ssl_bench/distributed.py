@@ -52,6 +52,11 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
+def local_size() -> int:
+    """Number of the run's processes on this machine; where the launcher does not say, all."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", announced_size())) if announced_size() > 1 else 1
+
+
 @contextlib.contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
     """Meet the processes torchrun started; nothing without torchrun, or when they have met.
@@ -88,6 +93,7 @@ def first_process_first() -> Iterator[None]:
         return
     with _collective():
         group = dist.new_group(backend="gloo", timeout=PATIENCE_LOADING)
+    assert isinstance(group, dist.ProcessGroup), "every process is in it"
     turn = 0 if rank() == 0 else 1 if local_rank() == 0 else 2
     for _ in range(turn):
         barrier(group)
@@ -155,7 +161,7 @@ def agree(value: T) -> T:
     return said[0]
 
 
-def _reduce(tensor: Tensor, operation: dist.ReduceOp, group: dist.ProcessGroup | None = None) -> Tensor:
+def _reduce(tensor: Tensor, operation: dist.ReduceOp.RedOpType, group: dist.ProcessGroup | None = None) -> Tensor:
     if world_size() > 1:
         with _collective():
             dist.all_reduce(tensor, operation, group=group)

@@ -86,21 +86,18 @@ class Spec:
         return "--" + self.name.replace("_", "-")
 
 
-@functools.cache  # type hints are slow to resolve, and every command line asks for them several times
 def specs(args_class: type) -> dict[str, Spec]:
     """Field name -> Spec.  A subclass may re-declare ``epochs: int = 60``: the help and range come from the first declaration."""
+    return _specs(args_class)
+
+
+@functools.cache  # type hints are slow to resolve, and every command line asks for them several times
+def _specs(args_class: type) -> dict[str, Spec]:
     hints = typing.get_type_hints(args_class)
     found = {}
     for field in dataclasses.fields(args_class):
-        metadata = next(
-            (
-                parent.__dataclass_fields__[field.name].metadata
-                for parent in args_class.__mro__
-                if field.name in getattr(parent, "__dataclass_fields__", {})
-                and parent.__dataclass_fields__[field.name].metadata
-            ),
-            None,
-        )
+        declared = (getattr(parent, "__dataclass_fields__", {}).get(field.name) for parent in args_class.__mro__)
+        metadata = next((of.metadata for of in declared if of is not None and of.metadata), None)
         if metadata is None:
             raise TypeError(f"{args_class.__qualname__}.{field.name} must be declared with ssl_bench.flags.flag(default, help)")
         kind, optional, sequence = _unpack(hints[field.name])
@@ -171,7 +168,7 @@ def _check_range(spec: Spec, value: Any) -> None:
 def describe_range(metadata: Mapping[str, Any]) -> str:
     """'>= 0 and <= 1', '' when unbounded."""
     signs = (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<"))
-    return " and ".join(f"{sign} {metadata[key]:g}" for key, sign in signs if metadata[key] is not None)
+    return " and ".join(f"{sign} {metadata[key]:.10g}" for key, sign in signs if metadata[key] is not None)
 
 
 def warnings(args: Any) -> list[str]:
@@ -228,7 +225,7 @@ def expand_prefixes(parser: argparse.ArgumentParser, argv: Sequence[str]) -> lis
     known = [option for action in parser._actions for option in action.option_strings if option.startswith("--")]
     # Shared by all methods here; of TLlib's scripts only self_tuning had --milestones, and all others had the schedule's two.
     foreign = {"lr-scheduler", "lr-decay"} if parser.prog == "self_tuning" else {"milestones"}
-    expanded = []
+    expanded: list[str] = []
     for position, token in enumerate(argv):
         if token == "--":
             return expanded + list(argv[position:])

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import fnmatch
 import itertools
-import sys
 import textwrap
 from collections.abc import Sequence
 from importlib import resources
@@ -16,6 +15,7 @@ from typing import Any
 from ssl_bench import zoo
 from ssl_bench.catalog import method_names, method_summaries, pretraining_names
 from ssl_bench.flags import nearest
+from ssl_bench.messages import refuse
 
 WIDTH = 100  # columns; a row whose last cell does not fit goes on under that cell
 WORDS = {
@@ -32,8 +32,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         print(text(argv))
     except ValueError as error:
-        print(f"ssl-bench list: error: {error}", file=sys.stderr)
-        return 2
+        return refuse("ssl-bench list", error, 2)
     return 0
 
 
@@ -61,8 +60,9 @@ def columns(rows: Sequence[Sequence[str]], right: Sequence[int] = (), indent: st
     for row in rows:
         cells = [cell.rjust(widths[i]) if i in right else cell.ljust(widths[i]) for i, cell in enumerate(row)]
         start = indent + "".join(cell + "  " for cell in cells[:-1])
-        indents = dict(initial_indent=start, subsequent_indent=" " * len(start))
-        lines += textwrap.wrap(row[-1], WIDTH, break_long_words=False, break_on_hyphens=False, **indents) or [start]
+        lines += textwrap.wrap(
+            row[-1], WIDTH, break_long_words=False, break_on_hyphens=False, initial_indent=start, subsequent_indent=" " * len(start)
+        ) or [start]
     return "\n".join(line.rstrip() for line in lines)
 
 
@@ -86,7 +86,7 @@ def methods() -> str:
 
 def datasets() -> str:
     """Name, classes, training and test images, images without a label, what they show."""
-    rows = [("name", "classes", "train", "test", "unlabelled", "")]
+    rows: list[tuple[str, ...]] = [("name", "classes", "train", "test", "unlabelled", "")]
     for name, data in zoo.PUBLISHED.items():
         counts = [f"{count:,}" if count else "" for count in (data.classes, data.train, data.test, data.unlabeled)]
         rows.append((name, *counts, data.about))
@@ -185,6 +185,8 @@ def _network(name: str) -> tuple[str, str, str, str]:
     if two_streams.is_name(name):
         return name, "semiformer", {"4": "32", "8": "64"}.get(name[-1], "224"), "-"
     cfg = timm.get_pretrained_cfg(f"{name}.tv_in1k" if name in TORCHVISION_V1 else name)
+    if cfg is None:
+        return name, _family(name), "-", "-"
     weights = (cfg.tag or "untagged") if timm.is_model_pretrained(name) else "-"
     return name, _family(name), str(cfg.input_size[-1]), weights
 

@@ -6,45 +6,63 @@ import contextlib
 import dataclasses
 import json
 import os
-import re
 import signal
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 
-from ssl_bench import distributed, flags, record, zoo
+from ssl_bench import distributed, duplicates, flags, record, trackers, zoo
 from ssl_bench.args import Args
+from ssl_bench.assessment import evaluate_method
 from ssl_bench.catalog import pretraining_names
 from ssl_bench.datasets.cache import with_cache
 from ssl_bench.datasets.images import DataSet
 from ssl_bench.devices import describe_device, pick_device
 from ssl_bench.distributed import LostProcess
 from ssl_bench.feed import training_views
+from ssl_bench.finite import NonFiniteLoss
 from ssl_bench.flags import FlagError
-from ssl_bench.interrupt import Interrupted
+from ssl_bench.interrupt import Interrupted, Terminated, terminations
+from ssl_bench.messages import lenient_output
 from ssl_bench.method import Method, Stage, Task
+from ssl_bench.pipeline import cost_of_stages
 from ssl_bench.placement import OutOfMemory, compile_networks, explained_memory, place
 from ssl_bench.pools import Pools, check_lists, labels_are_given, labels_per_class, make_pools, with_true_labels
 from ssl_bench.recipe import Recipe
 from ssl_bench.recipe import resolve as resolve_recipe
+from ssl_bench.result import describe, headline
+from ssl_bench.run_state import RunElsewhere
 from ssl_bench.shares import accumulated, check_shares, described
 from ssl_bench.streams import INITIAL, seed_of
-from ssl_bench.trainer import NonFiniteLoss, evaluate_method, fit
+from ssl_bench.trainer import fit
 from ssl_bench.weights import load_classifier, load_strictly
 
 USER_ERRORS = (ValueError, OSError, NonFiniteLoss, OutOfMemory, LostProcess)
+
+
+@dataclasses.dataclass(frozen=True)
+class Whole:
+    """The run that its stages are of, and what they share.  warned: of the data."""
+
+    method: type[Method]
+    args: Args
+    recipe: Recipe
+    folder: record.RunFolder
+    stages: list[Stage]
+    device: torch.device
+    warned: list[str]
 
 
 def launch(method: type[Method], argv: Sequence[str] | None = None) -> NoReturn:
     """Run `method` with a command line (default: the process's own) and leave the process with its exit code.
 
     0: done (or was done already); 1: the run failed, one line says why; 2: the command line is wrong; 130/143: stopped by
-    Ctrl-C/SIGTERM, the same command continues.
+    Ctrl-C/SIGTERM, the same command continues; 75: another process trains this run.
     """
+    lenient_output()
     distributed.leave(run_command(method, sys.argv[1:] if argv is None else argv))
 
 
@@ -62,13 +80,13 @@ def run_command(method: type[Method], argv: Sequence[str]) -> int:
         print(json.dumps({"method": method.name, **dataclasses.asdict(args)}))
         return 0
     try:
-        device = pick_device(args.device)
-        with distributed.process_group(device), _one_voice():
+        with terminations(), distributed.process_group(device := pick_device(args.device)), _one_voice():
             return _test(method, args, device) if args.phase == "test" else train(method, args, recipe, device)
-    except Interrupted as stop:
+    except (Interrupted, RunElsewhere) as stop:
         return _fail(prog, stop, stop.exit_code)
-    except KeyboardInterrupt:
-        return _fail(prog, Interrupted(signal.SIGINT), 130)
+    except KeyboardInterrupt as stop:
+        signum = signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
+        return _fail(prog, Interrupted(signum), 128 + signum)
     except USER_ERRORS as error:
         if os.environ.get("SSL_BENCH_TRACEBACK"):
             raise
@@ -87,9 +105,7 @@ def _one_voice() -> Iterator[None]:
 
 
 def _fail(prog: str, error: Exception, code: int) -> int:
-    # A DataLoader worker's error carries its traceback in the message; its last line is the message itself.
-    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    message = re.sub(r"^(\w+\.)+[A-Z]\w*: ", "", lines[-1].strip())
+    message = record.one_line(error)
     prog += f" [process {distributed.announced_rank()}]" if distributed.announced_size() > 1 else ""
     print(f"{prog}: error: {message}" if code < 100 else f"{prog}: {message}", file=sys.stderr)
     return code
@@ -101,7 +117,11 @@ def resolve(method: type[Method], argv: Sequence[str]) -> tuple[Args, Recipe]:
     No data and no network are touched, but for a look whether the root folder has a labelled/ part.
     """
     summary = (sys.modules[method.__module__].__doc__ or method.__doc__ or "").strip()
-    given = flags.parse(method.Args, argv, method.name, summary)
+    return resolve_values(method, flags.parse(method.Args, argv, method.name, summary))
+
+
+def resolve_values(method: type[Method], given: dict[str, Any]) -> tuple[Args, Recipe]:
+    """`resolve` of values by field name, already converted."""
     if given.get("root") is not None and "data" not in given:
         raise FlagError(f"{given['root']} is given as the data folder, but no data set: add -d NAME")
     if "resume" in given and given.get("phase", "train") == "train":
@@ -124,13 +144,21 @@ def resolve(method: type[Method], argv: Sequence[str]) -> tuple[Args, Recipe]:
 
 
 def train(method: type[Method], args: Args, recipe: Recipe, device: torch.device) -> int:
-    """Train every stage that is not done yet; 0 on success."""
-    path = record.run_path(method.name, args)
-    run = record.RunFolder(path)
-    if run.done:
-        print(f"{path} is done already: {_headline(json.loads((path / 'result.json').read_text()))}")
-        return 0
-    training_views((*method.labeled_views, *method.unlabeled_views), args)  # a wrong policy string is known before any data
+    """Train every stage that is not done yet; 0 on success.  RunElsewhere: another process does."""
+    run = record.RunFolder(record.run_path(method.name, args))
+    if not run.done:
+        training_views((*method.labeled_views, *method.unlabeled_views), args)  # a wrong policy string is known before any data
+        trackers.require(tensorboard=args.tensorboard, wandb=args.wandb)
+        with run.claimed():
+            if not run.done:  # by who held it until now
+                _train(method, args, recipe, device, run)
+                return 0
+    print(f"{run.path} is done already: {headline(json.loads((run.path / 'result.json').read_text(encoding='utf-8')))}")
+    return 0
+
+
+def _train(method: type[Method], args: Args, recipe: Recipe, device: torch.device, run: record.RunFolder) -> None:
+    path = run.path
     stages = [_ready(stage, method) for stage in method.stages(args)]
     folders = [run if len(stages) == 1 else record.RunFolder(path / stage.name) for stage in stages]
     weights = None
@@ -139,35 +167,45 @@ def train(method: type[Method], args: Args, recipe: Recipe, device: torch.device
         if record.method_of(file) in pretraining_names():
             raise ValueError(f"{file} is of a pre-training, its classifier is a probe: fine-tune first (--pretrained-backbone takes it)")
         weights = record.read_all_weights(file)
-    data, pools = _load(method, args, path / "split.npz")
+    data, pools = load(method, args, path / "split.npz")
     print(f"{method.name} on {args.data} -> {path}\nrecipe {recipe.name}: {', '.join(recipe.sections) or 'bare defaults'}")
     if data.broken:
         print(f"{len(data.broken)} broken images left out, the first is {data.broken[0]}")
-    if not len(pools.unlabeled) and any(stage.method.needs_unlabeled(stage.args) for stage in stages):
+    seen = _said_of(data, pools, folders[0])
+    print("".join(f"{method.name}: warning: {text}\n" for text in seen), end="", file=sys.stderr)
+    if not len(pools.unlabeled) and any(_trainer_of(stage).needs_unlabeled(stage.args) for stage in stages):
         raise ValueError(f"{method.name} needs unlabelled images, and every image is labelled; use erm or fewer labels")
-    results = []
+    whole, results = Whole(method, args, recipe, run, stages, device, seen), list[dict[str, Any]]()
     for stage, folder in zip(stages, folders, strict=True):
         stage_pools = with_true_labels(pools) if stage.true_labels else pools
+        if len(stages) > 1:
+            print(f"{stage.name}, {len(results) + 1} of {len(stages)}{': done already' if folder.done else ''}")
         if not folder.done:
             before = folders[len(results) - 1] if results else None
             if before is not None and not folder.has_state:
                 # What goes on takes the state before whole, see `Trainer.go_on_from`.
                 weights = None if stage.continues else record.read_all_weights(before.checkpoints / "latest.pth")
-            if len(stages) > 1:
-                print(f"{stage.name}, {len(results) + 1} of {len(stages)}")
-            result = _train_stage(stage, stage_pools, folder, device, weights, recipe, (run, args, method.name), before)
+            result = _train_stage(stage, whole, folder, stage_pools, weights, before)
             if folder.writes:
-                who, own = (method, args) if folder is run else (stage.method, stage.args)  # a run of one stage is known by its flags
-                result |= describe(who, own, recipe, stage_pools, device, len(data.broken), folder.begun())
+                who, theirs = (method, args) if folder is run else (_trainer_of(stage), stage.args)  # a run of one stage is known by its flags
+                result |= describe(who, theirs, recipe, stage_pools, device, len(data.broken), folder.begun())
             folder.finish(result)
-        results.append(json.loads((folder.path / "result.json").read_text()))
+        results.append(json.loads((folder.path / "result.json").read_text(encoding="utf-8")))
     if len(stages) > 1:
         run.adopt(folder)
-        whole = describe(method, args, recipe, stage_pools, device, len(data.broken), run.begun()) if run.writes else {}
-        minutes = {stage.name: result["minutes"] for stage, result in zip(stages, results, strict=True)}
-        run.finish(results[-1] | whole | {"minutes": round(sum(minutes.values()), 3), "minutes_of_stages": minutes})
-    print(_headline(results[-1]))
-    return 0
+        own = describe(method, args, recipe, stage_pools, device, len(data.broken), run.begun()) if run.writes else {}
+        run.finish(results[-1] | own | cost_of_stages({stage.name: result for stage, result in zip(stages, results, strict=True)}))
+    print(headline(results[-1]))
+
+
+def _said_of(data: DataSet, pools: Pools, first: record.RunFolder) -> list[str]:
+    """What there is to say of the data: found by the first process when the run begins, read from its record when it goes on."""
+    if not first.writes:
+        return []
+    recorded = first.path / "metrics.jsonl"
+    if recorded.is_file():
+        return [row["text"] for row in record.read_jsonl(recorded) if row["step"] == 0 and row["kind"] == "warning"]
+    return [f"{data.name}: {found.line()}" for found in duplicates.of_run(data, pools)]
 
 
 def _ready(stage: Stage, method: type[Method]) -> Stage:
@@ -185,8 +223,13 @@ def _ready(stage: Stage, method: type[Method]) -> Stage:
     return dataclasses.replace(stage, args=args, method=stage.method or method)
 
 
-def _load(method: type[Method], args: Args, saved: Path | None) -> tuple[DataSet, Pools]:
-    """Data and pools; names are checked first, since loading may take long.  saved: the run's split.npz."""
+def _trainer_of(stage: Stage) -> type[Method]:
+    assert stage.method is not None, "_ready says who"
+    return stage.method
+
+
+def load(method: type[Method], args: Args, saved: Path | None) -> tuple[DataSet, Pools]:
+    """Data and pools of a run; names are checked first, since loading may take long.  saved: the run's split.npz."""
     zoo.check_name(args.data)
     method.check_arch(args.arch)
     with distributed.first_process_first():
@@ -197,31 +240,34 @@ def _load(method: type[Method], args: Args, saved: Path | None) -> tuple[DataSet
         data = full  # all processes read the same pixels
     pools = make_pools(
         data, args.num_samples_per_class, args.seed, all_labeled=args.all_labeled, labeled_list=args.labeled_list,
-        unlabeled_list=args.unlabeled_list, unlabeled_all=args.unlabeled_all, paths=full.train.paths, saved=saved,
+        unlabeled_list=args.unlabeled_list, unlabeled_all=args.unlabeled_all, num_val=args.num_val_per_class, paths=full.train.paths, saved=saved,
     )  # fmt: skip
     return data, pools
 
 
 def _train_stage(
-    stage: Stage, pools: Pools, run: record.RunFolder, device: torch.device,
-    weights: tuple[dict[str, Any], dict[str, Any]] | None, recipe: Recipe, whole: tuple[record.RunFolder, Args, str],
-    before: record.RunFolder | None,
+    stage: Stage, whole: Whole, run: record.RunFolder, pools: Pools,
+    weights: tuple[dict[str, Any], dict[str, Any]] | None, before: record.RunFolder | None,
 ) -> dict[str, Any]:  # fmt: skip
-    """weights: of the stage `before`, see `record.read_all_weights`; whole: the run this is a stage of, or itself."""
+    """run: the stage's own folder, of a run of one stage the run's; weights: of the stage `before`, see `record.read_all_weights`."""
     print(f"labeled_dataset_size: {len(pools.labeled)}\nunlabeled_dataset_size: {len(pools.unlabeled)}")
-    print(f"test_dataset_size: {len(pools.test)}\ndevice: {describe_device(device)}", flush=True)
+    print(f"test_dataset_size: {len(pools.test)}\ndevice: {describe_device(whole.device)}", flush=True)
     print(described(stage.args, distributed.world_size()), end="", flush=True)
-    instance = build(stage.method, stage.args, pools, pretrained=not run.has_state)
+    instance = build(_trainer_of(stage), stage.args, pools, pretrained=not run.has_state)
     if weights is not None and not run.has_state:
         try:
             instance.load_previous(*weights)
         except ValueError as error:
             raise ValueError(str(error).replace("the stage before", stage.previous or "the stage before")) from None
-    begun = [whole] if run is whole[0] else [whole, (run, stage.args, stage.method.name)]
-    for folder, args, name in begun:  # only now: what cannot be built leaves no run in the tables
-        folder.create(name, args, recipe.name, recipe.hash, labels_per_class(args, pools))
-    with explained_memory(stage.args, device):
-        return fit(instance, pools, stage.args, run, device, before if stage.continues else None)
+    several = [each.name for each in whole.stages] if run is not whole.folder else []
+    begun = [(whole.folder, whole.args, whole.method.name, several)]
+    if several:
+        begun.append((run, stage.args, _trainer_of(stage).name, []))
+    for folder, args, name, stages in begun:  # only now: what cannot be built leaves no run in the tables
+        folder.create(name, args, whole.recipe.name, whole.recipe.hash, labels_per_class(args, pools), pools.classes, stages)
+    run.begin_metrics(whole.warned)
+    with explained_memory(stage.args, whole.device):
+        return fit(instance, pools, stage.args, run, whole.device, before if stage.continues else None, stage is whole.stages[-1])
 
 
 def build(method: type[Method], args: Args, pools: Pools, *, pretrained: bool) -> Method:
@@ -236,7 +282,7 @@ def _test(method: type[Method], args: Args, device: torch.device) -> int:
     weights = run.checkpoints / f"{which}.pth" if which in ("best", "latest") else Path(which)
     if not weights.is_file():
         raise FileNotFoundError(f"no checkpoint {weights}; train first with the same flags, or give --resume FILE")
-    _, pools = _load(method, args, None)
+    _, pools = load(method, args, None)
     stage = method.stages(args)[-1]
     args = dataclasses.replace(stage.args, pretrained_backbone=None)
     instance = build(stage.method or method, args, pools, pretrained=False)
@@ -251,30 +297,3 @@ def _test(method: type[Method], args: Args, device: torch.device) -> int:
     print(f"{weights}\n * Acc@1 {row['top1']:.3f} Acc@5 {row['top5']:.3f}\n * Mean Cls {row['mean_class']:.3f}")
     print(json.dumps(row))
     return 0
-
-
-def describe(
-    method: type[Method], args: Args, recipe: Recipe, pools: Pools, device: torch.device, broken: int, begun: dict[str, Any]
-) -> dict[str, Any]:
-    """What result.json says besides the evaluations: everything a table or a sceptic asks for.
-
-    begun: `RunFolder.begun`, since the lists the arguments name may have gone by now.
-    """
-    return dict(
-        schema=1, method=method.name, data=args.data, num_classes=len(pools.classes),
-        labels_per_class=labels_per_class(args, pools),
-        num_labeled=len(pools.labeled), num_unlabeled=len(pools.unlabeled), num_test=len(pools.test), num_broken=broken,
-        seed=args.seed, arch=args.arch, pretrained=args.initial_weights, recipe=recipe.name, recipe_hash=recipe.hash,
-        args=dataclasses.asdict(args), args_hash=begun["args_hash"], identity=begun["identity"], lists=begun.get("lists", {}),
-        split_hash=pools.split_hash, commit=begun["commit"], packages=begun["packages"],
-        cached=pools.labeled.cached is not None, device=describe_device(device), processes=distributed.world_size(), finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    )  # fmt: skip
-
-
-def _headline(result: dict[str, Any]) -> str:
-    tops = [row["top1"] for row in result["evaluations"]]
-    means = [row["mean_class"] for row in result["evaluations"]]
-    return (
-        f"last_acc1 = {tops[-1]:.1f} (top-1 at the last evaluation, the headline)\n"
-        f"best_acc1 = {max(tops):.1f} (chosen on the test set)\nbest_avg = {max(means):.1f} (mean per class, likewise)"
-    )

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, cast, get_args, get_origin
 
 import torch
 from torch import Tensor, nn
 
 from ssl_bench import models
-from ssl_bench.args import Args, TwoViewArgs
+from ssl_bench.args import Args as CommonArgs
+from ssl_bench.args import TwoViewArgs
 from ssl_bench.augment.draws import send
 from ssl_bench.losses import two_view_cross_entropy
 from ssl_bench.monitors import collapse_warnings
@@ -28,6 +29,8 @@ from ssl_bench.record import weights_file
 from ssl_bench.streams import PAIRS, generator_of
 from ssl_bench.transformer_args import TransformerArgs
 from ssl_bench.weights import load_strictly
+
+OwnArgs = TypeVar("OwnArgs", bound=CommonArgs)
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class Batch:
     none), for display only - training that reads it fails the contract test.
     """
 
-    x_l: tuple[Tensor | None, ...]
+    x_l: tuple[Any, ...]  # of Tensor | None: which can be None, a method knows by its place
     y_l: Tensor
     x_u: tuple[Tensor, ...]
     idx_u: Tensor
@@ -74,8 +77,11 @@ def _chunks(rows: Tensor | None | tuple[Tensor | None, ...], n: int) -> list[Any
 class Loop(Protocol):
     """What the trainer lends a method.  step, epoch: from 0, of the update in progress (in after_step: the one just done)."""
 
-    step: int
-    epoch: int
+    @property
+    def step(self) -> int: ...
+
+    @property
+    def epoch(self) -> int: ...
 
     def backward(self, loss: Tensor, term: str) -> None:
         """Back-propagate one loss term (scaled for precision and accumulation); `term` names it in errors and logs."""
@@ -92,24 +98,33 @@ class Stage:
     """
 
     name: str
-    args: Args
+    args: CommonArgs
     true_labels: bool = False
     previous: str | None = None
     method: type[Method] | None = None
     continues: bool = False
 
 
-class Method(nn.Module):
-    """Subclass this; only `name` and `train_step` are mandatory.  Networks are declared in ``__init__`` only: a class
+class Method(nn.Module, Generic[OwnArgs]):
+    """Subclass ``Method[Args]``; only `name` and `train_step` are mandatory.  Networks are made in ``__init__`` only: a class
     attribute of the same name would hide the registered module."""
 
     name: ClassVar[str]
-    Args: ClassVar[type[Args]] = Args
-    labeled_views: Sequence[str | None] = ("weak", "strong")
-    unlabeled_views: ClassVar[Sequence[str]] = ()
+    Args: ClassVar[type[CommonArgs]] = CommonArgs  # a subclass has that of its ``Method[Args]``
+    labeled_views: tuple[str | None, ...] = ("weak", "strong")
+    unlabeled_views: tuple[str, ...] = ()
     pretrains: ClassVar[bool] = False  # makes weights for other methods to begin with, and is not ranked with them
 
-    def __init__(self, args: Args, task: Task) -> None:
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        for base in vars(cls).get("__orig_bases__", ()):
+            origin, given = get_origin(base), get_args(base)
+            # Of a generic one in between, Method[T], the next one says what T is.
+            if isinstance(origin, type) and issubclass(origin, Method):
+                if len(given) == 1 and isinstance(given[0], type) and issubclass(given[0], CommonArgs):
+                    (cls.Args,) = given
+
+    def __init__(self, args: OwnArgs, task: Task) -> None:
         super().__init__()
         self.args = args
         self.task = task
@@ -122,12 +137,12 @@ class Method(nn.Module):
             models.check_separable(self.model, args.arch)
 
     @classmethod
-    def stages(cls, args: Args) -> list[Stage]:
+    def stages(cls, args: OwnArgs) -> list[Stage]:
         """The training runs that make up this method, in order."""
         return [Stage("train", args)]
 
     @classmethod
-    def needs_unlabeled(cls, args: Args) -> bool:
+    def needs_unlabeled(cls, args: OwnArgs) -> bool:
         """Whether a stage with these arguments cannot do without unlabelled images."""
         return bool(cls.unlabeled_views)
 
@@ -138,6 +153,10 @@ class Method(nn.Module):
 
     def build_model(self) -> nn.Module:
         """The student network: images (B, 3, S, S) -> logits (B, C)."""
+        return self.build_classifier()
+
+    def build_classifier(self) -> models.Classifier:
+        """Backbone, bottleneck and head, as the flags say; for a `build_model` that puts something around them."""
         args = self.args
         model = models.build_classifier(
             args.arch, self.task.num_classes, args.image_size, bottleneck_dim=args.bottleneck_dim, pool=args.pool,
@@ -164,7 +183,7 @@ class Method(nn.Module):
         with torch.random.fork_rng(devices=()):  # all else begins as it does without
             return PositionHead(*token_shape(backbone, args.arch, args.image_size), args.positional)
 
-    def forwards(self, *images: Tensor | None) -> Iterator[Tensor | None]:
+    def forwards(self, *images: Tensor | None) -> Iterator[Any]:
         """The student's logits of each batch of images in turn (None for None), each computed when it is asked for: a script
         that calls ``loop.backward`` in between needs memory for one forward at a time.  With --concat all come from one."""
         given = [x for x in images if x is not None]
@@ -197,13 +216,14 @@ class Method(nn.Module):
         loop.backward(position_loss, "position_loss")
         return {"position_loss": position_loss, "position_acc": accuracy}
 
-    def supervised(self, y: Iterator[Tensor | None], target: Tensor, loop: Loop) -> dict[str, Tensor]:
-        """The supervised term of `TwoViewArgs`, and what it logs.
+    def supervised(self, y: Iterator[Any], target: Tensor, loop: Loop) -> dict[str, Tensor]:
+        """The supervised term, weighted by --trade-off-cls-strong, and what it logs.
 
         y: of `forwards`, whose next two logits are those of the labelled images' weak and strong view; target: (B,) int64.
         """
+        weight = cast(TwoViewArgs, self.args).trade_off_cls_strong  # or a flag of the method's own
         y_l, y_l_strong = next(y), next(y)  # (B, C) each
-        cls_loss = two_view_cross_entropy(y_l, y_l_strong, target, self.args.trade_off_cls_strong)
+        cls_loss = two_view_cross_entropy(y_l, y_l_strong, target, weight)
         loop.backward(cls_loss, "cls_loss")
         return {"cls_loss": cls_loss, "cls_acc": (y_l.argmax(dim=1) == target).float().mean()}
 
@@ -237,8 +257,8 @@ class Method(nn.Module):
         """
         return batch, {}
 
-    def train_step(self, batch: Batch, loop: Loop) -> dict[str, Tensor]:
-        """Forwards and losses; calls ``loop.backward`` once or more; returns device scalars to log."""
+    def train_step(self, batch: Any, loop: Loop) -> dict[str, Tensor]:
+        """batch: the `Batch` of `before_step`.  Forwards and losses; calls ``loop.backward`` once or more; returns device scalars to log."""
         raise NotImplementedError(f"{type(self).__name__} has no train_step")
 
     def after_step(self, loop: Loop) -> None:

@@ -47,10 +47,10 @@ def draw_mixup(
     if mode not in ("batch", "pair", "elem"):
         raise ValueError(f"mode must be batch, pair or elem, got {mode!r}")
     size = {"batch": 1, "pair": n // 2, "elem": n}[mode]
-    cut = random.random(size) < cut_probability(mixup, cutmix, switch_prob)
-    alpha = np.where(cut, cutmix or 1.0, mixup or 1.0)
-    weight = np.where(random.random(size) < prob, random.beta(alpha, alpha), 1.0)
-    parts = [torch.from_numpy(part) for part in (cut, random.random((size, 2)), weight)]
+    coins = random.random(size) < cut_probability(mixup, cutmix, switch_prob)
+    alpha = np.where(coins, cutmix or 1.0, mixup or 1.0)
+    shares = np.where(random.random(size) < prob, random.beta(alpha, alpha), 1.0)
+    parts = [torch.from_numpy(part) for part in (coins, random.random((size, 2)), shares)]
     if mode == "pair":
         parts = [torch.cat([part, part.flip(0)]) for part in parts]
     cut, centre, weight = (part.expand(n, *part.shape[1:]) if mode == "batch" else part for part in parts)
@@ -62,8 +62,9 @@ def draw_pseudo_mixup(n: int, *, mixup: float, cutmix: float, random: np.random.
 
     mixup, cutmix: above 0 or not, as switches.  Source: Semi-ViT (arXiv:2208.05688) section 3.3; its code.
     """
-    cut = random.random(n) < cut_probability(mixup, cutmix, switch_prob)
-    return Mix(*(torch.from_numpy(part) for part in (random.permutation(n), cut, random.random((n, 2)))), None)
+    coins = random.random(n) < cut_probability(mixup, cutmix, switch_prob)
+    partner, cut, centre = (torch.from_numpy(part) for part in (random.permutation(n), coins, random.random((n, 2))))
+    return Mix(partner, cut, centre, None)
 
 
 def cut_probability(mixup: float, cutmix: float, switch_prob: float) -> float:
@@ -124,10 +125,12 @@ def mix_batch(
         return x, target
     own, number = slice(distributed.rank(), None, distributed.world_size()), _number(x.device)
     cut, centre = (part[own].to(x.device, non_blocking=True) for part in (mix.cut, mix.centre.to(number)))
-    if mix.weight is None:
+    if mix.weight is not None:
+        weight = mix.weight[own].to(number).to(x.device, non_blocking=True)
+    elif confidence is not None:
         weight = pair_weight(confidence, distributed.take_rows(confidence, mix.partner))
     else:
-        weight = mix.weight[own].to(number).to(x.device, non_blocking=True)
+        raise ValueError("a mix without weights needs the confidence of each label")
     x, share = blend(x, distributed.take_rows(x, mix.partner), weight, cut, centre)
     target_partner = smoothed(distributed.take_rows(label, mix.partner), num_classes, smoothing)
     return x, share[:, None] * target + (1 - share[:, None]) * target_partner

@@ -9,11 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ssl_bench import timm_weights
 from ssl_bench.flags import nearest
+from ssl_bench.messages import one_line
 from ssl_bench.nets import two_streams, wide_resnet
 from ssl_bench.nets.positional import change_positions
 from ssl_bench.nets.recompute import checkpoint_activations
-from ssl_bench.nets.tokens import features_and_tokens
+from ssl_bench.nets.tokens import TimmNetwork, features_and_tokens
 from ssl_bench.pretrained import load_backbone
 
 # TLlib loads torchvision's first ImageNet weights for these names; timm's default for the same name is another training.
@@ -29,9 +31,11 @@ class Classifier(nn.Module):
     """
 
     slow: tuple[str, ...] = ("backbone",)  # the parts that --finetune trains with a tenth of the learning rate
+    backbone: TimmNetwork
+    head: nn.Linear
     probed = False  # what is behind the backbone learns, and the backbone not from it
 
-    def __init__(self, backbone: nn.Module, pool: nn.Module, bottleneck: nn.Module, head: nn.Linear) -> None:
+    def __init__(self, backbone: TimmNetwork, pool: nn.Module, bottleneck: nn.Module, head: nn.Linear) -> None:
         super().__init__()
         self.backbone, self.pool, self.bottleneck, self.head = backbone, pool, bottleneck, head
 
@@ -40,7 +44,7 @@ class Classifier(nn.Module):
         features, patches = features_and_tokens(self.backbone, x) if tokens else (self.backbone(x), None)
         features = self.pool(features.detach() if self.probed else features)
         y = self.logits(self.bottleneck(features))
-        return (y, patches) if tokens else y
+        return y if patches is None else (y, patches)
 
     def logits(self, features: Tensor) -> Tensor:
         """What the head sees, (B, bottleneck_dim or feature_dim) -> (B, C); a subclass may give more in training."""
@@ -149,7 +153,7 @@ def _backbone(arch: str, image_size: int, pool: bool, kwargs: dict[str, Any], pr
             if attempt is kwargs:
                 raise ValueError(str(error)) from None
         except (RuntimeError, AssertionError, ValueError, IndexError, TypeError, ZeroDivisionError) as error:
-            reasons.append(" ".join(str(error).split())[:160])
+            reasons.append(one_line(error, 160))
     why = f" ({reasons[0]})" if reasons[0] else ""
     made_for = f"; it was made for {published.input_size[-2]}x{published.input_size[-1]}" if published is not None else ""
     raise ValueError(
@@ -162,20 +166,11 @@ class _Refused(Exception):
 
 
 def _timm_network(arch: str, kwargs: dict[str, Any], pretrained: bool) -> nn.Module:
-    import timm
-
     name = f"{arch}.tv_in1k" if pretrained and arch in TORCHVISION_V1 else arch
     try:
-        return timm.create_model(name, pretrained=pretrained, num_classes=0, **kwargs)
+        return timm_weights.create(name, kwargs, pretrained)
     except TypeError as error:
         raise _Refused(f"--arch {arch} refuses its arguments {kwargs}: {error}") from None
-    except (OSError, RuntimeError) as error:
-        if not pretrained:
-            raise
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        raise OSError(
-            f"ImageNet weights of {name} could not be loaded ({reason}); give --pretrained-backbone FILE, or --scratch for random weights"
-        ) from None
 
 
 def _features_of_zeros(backbone: nn.Module, image_size: int) -> Any:
@@ -190,7 +185,7 @@ def _classifier_names(backbone: nn.Module) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names)
 
 
-def _remove_pooling(backbone: nn.Module, arch: str) -> None:
+def _remove_pooling(backbone: TimmNetwork, arch: str) -> None:
     """Networks that pool by taking their class tokens, and know no other way (CoaT, CrossViT, distilled PiT), stay so."""
     if isinstance(backbone, wide_resnet.WideResNet):
         return
@@ -239,6 +234,8 @@ def parse_model_kwargs(pairs: Sequence[str]) -> dict[str, Any]:
         key, equals, value = pair.partition("=")
         if not equals or not key.isidentifier():
             raise ValueError(f"--model-kwargs takes key=value pairs, got {pair!r}")
+        if key.startswith("pretrained") or key in ("checkpoint_path", "cache_dir"):  # a record's arguments must not open any file
+            raise ValueError(f"--model-kwargs {key}: it says where weights come from; --pretrained-backbone FILE, or --scratch")
         try:
             result[key] = ast.literal_eval(value)
         except (ValueError, SyntaxError):
@@ -256,15 +253,17 @@ def parameter_groups(model: nn.Module, finetune: bool, layer_decay: float | None
         if finetune:
             raise ValueError("--finetune: this network has no backbone of its own; lower --lr, or leave it out")
         return layer_groups(model, 1.0 if layer_decay is None else layer_decay, wd)
-    groups = []
+    groups: list[dict[str, Any]] = []
     for name, part in model.named_children():
         scale = 0.1 if finetune and name in model.slow else 1.0
-        own = [{"params": [p for p in part.parameters() if p.requires_grad]}] if layer_decay is None else layer_groups(part, layer_decay, wd)
+        own: list[dict[str, Any]] = [{"params": [p for p in part.parameters() if p.requires_grad]}]
+        if layer_decay is not None:
+            own = layer_groups(part, layer_decay, wd)
         groups += [group | {"lr_scale": scale * group.get("lr_scale", 1.0)} for group in own if group["params"]]
     return groups
 
 
-def layer_groups(part: nn.Module, layer_decay: float, wd: float) -> list[dict[str, Any]]:
+def layer_groups(part: TimmNetwork, layer_decay: float, wd: float) -> list[dict[str, Any]]:
     """The groups of timm: ``lr_scale`` is layer_decay^(layers above), ``weight_decay`` 0 for vectors and what the network names.
 
     The classifier counts as the layer above a backbone: of a ViT of depth d the embeddings get layer_decay^(d + 1), block i (from

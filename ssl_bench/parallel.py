@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from ssl_bench import distributed
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 BUCKET_BYTES = 25 * 2**20  # as DistributedDataParallel: large enough to use the wire well, small enough to begin early
 
@@ -118,7 +121,7 @@ def repeated_blocks(network: nn.Module) -> Iterator[nn.Module]:
                 yield from members
 
 
-def is_sharded(value: Any) -> bool:
+def is_sharded(value: Any) -> TypeGuard[DTensor]:
     """Whether `value` is a tensor of which this process holds a part."""
     if distributed.world_size() == 1:
         return False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ssl_bench import recipe
 from ssl_bench.args import check_stages, same_setting
@@ -50,9 +50,8 @@ class PipelineArgs(TransformerArgs):
 
     @property
     def initial_weights(self) -> str:
-        if self.from_checkpoint or self.pretrained_backbone:
-            return self.from_checkpoint or self.pretrained_backbone
-        return "mae, here" if "pretrain" in self.stages else super().initial_weights
+        here = "mae, here" if "pretrain" in self.stages else super().initial_weights
+        return self.from_checkpoint or self.pretrained_backbone or here
 
     @property
     def more_identity(self) -> dict[str, str]:
@@ -82,7 +81,7 @@ def pipeline(args: PipelineArgs) -> list[Stage]:
     The first one starts from ``--from``: where it is the last stage, from a whole classifier; else from a backbone, as it would
     from ``--pretrained-backbone``.  FlagError: a stage with an odd batch to mix.
     """
-    made = []
+    made: list[Stage] = []
     for name in args.stages:
         own, previous = replace(args, stages=(name,)), None
         if made:  # its weights come from the stage before
@@ -95,8 +94,8 @@ def pipeline(args: PipelineArgs) -> list[Stage]:
             mae, found = pretraining(args)
             given = {"epochs": args.pretrain_epochs, "iters_per_epoch": args.pretrain_iters_per_epoch}
             values = found.values | {name: value for name, value in given.items() if value is not None}
-            own = replace(same_setting(own, replace(mae.Args(), **values)), scratch=True)
-            made.append(Stage(name, own, method=mae))
+            theirs = replace(same_setting(own, replace(mae.Args(), **values)), scratch=True)
+            made.append(Stage(name, theirs, method=mae))
             continue
         own = for_finetuning(own) if name == "finetune" else own
         check_even(own, "--finetune-batch-size" if name == "finetune" else "--batch-size")
@@ -108,3 +107,16 @@ def pretraining(args: PipelineArgs) -> tuple[type[Method], recipe.Recipe]:
     """Who pre-trains, and by which recipe.  FlagError: there is no such recipe."""
     mae = load_method("mae")
     return mae, recipe.resolve(mae.Args, "mae", args.data, args.pretrain_recipe)
+
+
+def cost_of_stages(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """What a run of several stages took: sums of minutes and joules (None unless all are known), images a second over all of them, the
+    largest memory.  results: of each stage by its name."""
+    minutes = {name: result["minutes"] for name, result in results.items()}
+    joules = [result["joules"] for result in results.values() if result.get("joules") is not None]
+    images = sum(result["minutes"] * result["images_per_second"] for result in results.values())
+    return dict(
+        minutes=round(sum(minutes.values()), 3), minutes_of_stages=minutes, joules=round(sum(joules), 1) if len(joules) == len(results) else None,
+        images_per_second=round(images / max(sum(minutes.values()), 1e-9), 1),
+        peak_memory_mib=max(result["peak_memory_mib"] for result in results.values()),
+    )  # fmt: skip

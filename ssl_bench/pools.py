@@ -1,16 +1,18 @@
-"""Data set + split -> the three pools a run works on: labelled, unlabelled, test."""
+"""Data set + split -> the pools a run works on: labelled, unlabelled, test; and images held out for validation."""
 
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from ssl_bench import distributed
 from ssl_bench.args import Args
+from ssl_bench.array_file import read_arrays
 from ssl_bench.atomic import write_with
 from ssl_bench.datasets.image_folder import LABELLED
 from ssl_bench.datasets.images import DataSet, Images
@@ -24,7 +26,8 @@ from ssl_bench.split_list import read_split_list, require_labels
 class Pools:
     """labeled_ids/unlabeled_ids: positions in the data set's train part; further unlabelled images come after those.
 
-    Together they are that part, each image once, unless a list or --unlabeled-all said otherwise.
+    Together with val_ids they are that part, each image once, unless a list or --unlabeled-all said otherwise.  val: images in neither
+    pool, none where none were asked for.
     """
 
     labeled: Images
@@ -33,20 +36,25 @@ class Pools:
     classes: tuple[str, ...]
     labeled_ids: np.ndarray
     unlabeled_ids: np.ndarray
+    val: Images | None = None
+    val_ids: np.ndarray = field(default_factory=lambda: np.arange(0))
 
     @property
     def split_hash(self) -> dict[str, str]:
-        return {"labeled": index_hash(self.labeled_ids), "unlabeled": index_hash(self.unlabeled_ids)}
+        held_out = {"val": index_hash(self.val_ids)} if len(self.val_ids) else {}
+        return {"labeled": index_hash(self.labeled_ids), "unlabeled": index_hash(self.unlabeled_ids), **held_out}
 
 
 def make_pools(
     data: DataSet, n: int, seed: int, *, all_labeled: bool = False, labeled_list: str | None = None,
-    unlabeled_list: str | None = None, unlabeled_all: bool = False, paths: tuple[str, ...] | None = None, saved: Path | None = None,
+    unlabeled_list: str | None = None, unlabeled_all: bool = False, num_val: int = 0, paths: tuple[str, ...] | None = None,
+    saved: Path | None = None,
 ) -> Pools:  # fmt: skip
     """Split `data` class-balanced, `n` images per class (all of them with all_labeled); or as files say, see `split_list`.
 
     labeled_list: file that names the labelled images, `n` and `seed` then say nothing; unlabeled_list: the unlabelled ones,
     default all others; unlabeled_all: the whole training part.  Further unlabelled images of the data set always come after.
+    num_val: images per class held out of both pools: of those that are not labelled (with all_labeled: of all), drawn with `seed` too.
     paths: the files of the training part, by which lists may name images (default: those it is made of).
     saved: split.npz of the run: written when absent, else re-read, so that a resumed run keeps the split it began with.
     Raises OSError: no such list; ValueError: too few images in a class, a list that does not fit the data set, a saved split
@@ -73,17 +81,34 @@ def make_pools(
         unlabeled = read_split_list(unlabeled_list, len(targets), paths, data.broken).positions
     elif unlabeled_all:
         unlabeled = np.arange(len(targets))
+    val = _held_out(data, labeled, num_val, seed, all_labeled)
+    labeled, unlabeled = (ids[~np.isin(ids, val)] if num_val else ids for ids in (labeled, unlabeled))
     if saved is not None:  # the first process writes, the others read
         if distributed.rank():
             distributed.barrier()
         partition = labeled_list is None and not unlabeled_all
-        labeled, unlabeled = _reread_or_write(saved, labeled, unlabeled, len(targets), partition)
+        labeled, unlabeled, val = _reread_or_write(saved, (labeled, unlabeled, val), len(targets), partition)
         if not distributed.rank():
             distributed.barrier()
     rest = data.train.take(unlabeled)
     if data.unlabeled is not None:
         rest = concatenate(rest, data.unlabeled)
-    return Pools(data.train.take(labeled), rest, data.test, data.classes, labeled, unlabeled)
+    held_out = data.train.take(val) if len(val) else None
+    return Pools(data.train.take(labeled), rest, data.test, data.classes, labeled, unlabeled, held_out, val)
+
+
+def _held_out(data: DataSet, labeled: np.ndarray, num_val: int, seed: int, all_labeled: bool) -> np.ndarray:
+    targets = np.asarray(data.train.targets)
+    rest = np.arange(len(targets)) if all_labeled else np.setdiff1d(np.arange(len(targets)), labeled, assume_unique=True)
+    rest = rest[targets[rest] >= 0]
+    if not num_val:
+        return rest[:0]
+    counts = np.bincount(targets[rest], minlength=len(data.classes))
+    if counts.min() < num_val + all_labeled:  # of a class that is labelled whole, an image must be left to learn from
+        scarce = int(counts.argmin())
+        there = f"{counts[scarce]} training images{'' if all_labeled else ' that are not labelled'}"
+        raise ValueError(f"{data.name}: class {scarce} has {there}, {num_val} were to be held out; lower --num-val-per-class")
+    return rest[class_balanced_split(targets[rest], num_val, seed, len(data.classes))[0]]
 
 
 def with_true_labels(pools: Pools) -> Pools:
@@ -132,27 +157,28 @@ def concatenate(a: Images, b: Images) -> Images:
     if a.pixels is None or b.pixels is None or a.pixels.shape[2:] != b.pixels.shape[2:]:
         raise ValueError("two parts of a data set must both be files, both lie in one cache, or both be in memory with one image size")
     channels = max(a.pixels.shape[1], b.pixels.shape[1])
-    return Images(targets, torch.cat([part.pixels.expand(-1, channels, -1, -1) for part in (a, b)]))
+    return Images(targets, torch.cat([part.expand(-1, channels, -1, -1) for part in (a.pixels, b.pixels)]))
 
 
-def _reread_or_write(
-    path: Path, labeled: np.ndarray, unlabeled: np.ndarray, n: int, partition: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """partition: the two pools are the n images, each once; otherwise they may overlap and leave images out."""
+def _reread_or_write(path: Path, drawn: tuple[np.ndarray, ...], n: int, partition: bool) -> tuple[np.ndarray, ...]:
+    """drawn: labelled, unlabelled, held out; partition: they are the n images, each once; otherwise they may overlap and leave some out."""
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_with(path, lambda file: np.savez(file, labeled=labeled, unlabeled=unlabeled, images=n))
-        return labeled, unlabeled
+        parts: dict[str, Any] = dict(zip(("labeled", "unlabeled", "val"), drawn, strict=True))
+        write_with(path, lambda file: np.savez(file, images=n, **parts))
+        return drawn
     try:
-        with np.load(path, allow_pickle=False) as file:
-            old = file["labeled"], file["unlabeled"]
-            size = int(file["images"]) if "images" in file else len(old[0]) + len(old[1])
-    except (OSError, ValueError, KeyError, EOFError, TypeError) as error:
+        found = {"val": np.arange(0)} | read_arrays(path, ("labeled", "unlabeled"), ("val", "images"))
+        old = found["labeled"], found["unlabeled"], found["val"]
+        if not all(part.ndim == 1 and part.dtype.kind in "iu" for part in old) or not 0 <= found.get("images", np.arange(1)).size <= 1:
+            raise ValueError("its positions are no rows of whole numbers")
+        size = int(found["images"]) if "images" in found else len(old[0]) + len(old[1])
+    except (OSError, ValueError, TypeError) as error:
         raise ValueError(f"{path} cannot be read ({error}); remove it to draw the split anew") from None
-    union = np.union1d(*old)
-    inside = len(union) == n == len(old[0]) + len(old[1]) if partition else len(union) and 0 <= union[0] <= union[-1] < n
+    union = np.unique(np.concatenate(old))
+    inside = len(union) == n == sum(map(len, old)) if partition else len(union) and 0 <= union[0] <= union[-1] < n
     if size != n or not inside:
         raise ValueError(f"{path} splits {size} images, the data set has {n}: another data set, or changed files")
-    if not all(np.array_equal(*pair) for pair in zip(old, (labeled, unlabeled), strict=True)):
+    if not all(np.array_equal(*pair) for pair in zip(old, drawn, strict=True)):
         print(f"note: using the saved split {path}, which differs from the one drawn today", file=sys.stderr)
     return old

@@ -133,7 +133,7 @@ def _check_pooling(extra: Sequence[str], missing: Sequence[str], path: str) -> N
         )
 
 
-def _fit_patches(weights: dict[str, Tensor], backbone: nn.Module) -> tuple[dict[str, Tensor], str]:
+def _fit_patches(weights: dict[str, Tensor], backbone: Any) -> tuple[dict[str, Tensor], str]:
     """`weights` with patch kernels (D, C, P, P) of the backbone's patch size, and what was done in words."""
     there, here = weights.get(PATCHES), backbone.state_dict().get(PATCHES)
     if there is None or here is None or there.ndim != 4 or here.ndim != 4 or there.shape[:2] != here.shape[:2]:

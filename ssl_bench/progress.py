@@ -1,27 +1,39 @@
-"""What a person sees while a run trains: a live bar in a terminal, plain lines elsewhere; TensorBoard if asked for."""
+"""What a person sees while a run trains: a live bar in a terminal, plain lines elsewhere, and what trackers get of it."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 from tqdm import tqdm
 
 from ssl_bench import distributed
+from ssl_bench.trackers import Tracker, gone
+
+MOST_ROWS = 100_000
+"""Lines of training figures that --print-freq may ask of a run, about 25 MB; besides them each epoch has one, and one of its test."""
+
+
+def print_interval(print_freq: int, total_steps: int) -> int:
+    """Steps between lines: `print_freq`, or more where it would ask for more than `MOST_ROWS`; a line then says so.
+
+    An epoch's end and its evaluation have their lines besides."""
+    least = -(-total_steps // MOST_ROWS)
+    if print_freq < least:
+        print(f"note: {total_steps:,} steps: a line every {least} of them, not every {print_freq} (--print-freq), which may ask for {MOST_ROWS:,} at most")
+    return max(print_freq, least)
 
 
 class Progress:
     """One run's display.  Lines keep TLlib's shapes (``Epoch: [e][ i/500]``, ``* Acc@1``), which log parsers know."""
 
-    def __init__(self, title: str, total_steps: int, start: int, events: Path | None) -> None:
+    def __init__(self, title: str, total_steps: int, start: int, trackers: Sequence[Tracker] = ()) -> None:
         self.bar = tqdm(
             total=total_steps, initial=start, desc=title, unit="step", dynamic_ncols=True, leave=False,
             disable=not sys.stderr.isatty() or distributed.rank() > 0,
         )  # fmt: skip
         self.said: set[str] = set()
-        self.writer = _event_writer(events, start) if events else None
+        self.trackers = [*trackers]
 
     def advance(self) -> None:
         self.bar.update()
@@ -50,19 +62,18 @@ class Progress:
         tqdm.write(text, file=sys.stderr) if not self.bar.disable else print(text, file=sys.stderr, flush=True)
 
     def _event(self, values: Mapping[str, float], step: int) -> None:
-        if self.writer is not None:
-            for name, value in values.items():
-                self.writer.add_scalar(name, value, step)
+        self._tell(lambda tracker: tracker.log(values, step))
 
-    def close(self) -> None:
+    def _tell(self, call: Callable[[Tracker], None]) -> None:
+        """A tracker that fails costs a line, and is asked no more: the training goes on."""
+        for tracker in [*self.trackers]:
+            try:
+                call(tracker)
+            except Exception as error:  # noqa: BLE001 - whatever a foreign library raises
+                self.trackers.remove(tracker)
+                self.warning(f"warning: {gone(tracker, error)}", once=tracker.name)
+
+    def close(self, summary: Mapping[str, float] | None = None) -> None:
+        """summary: of a run that came to its end."""
         self.bar.close()
-        if self.writer is not None:
-            self.writer.close()
-
-
-def _event_writer(folder: Path, start: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise ValueError('--tensorboard needs TensorBoard: pip install "ssl-bench[tensorboard]"') from None
-    return SummaryWriter(str(folder), purge_step=start + 1)
+        self._tell(lambda tracker: tracker.close(summary or {}))

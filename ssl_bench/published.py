@@ -20,6 +20,7 @@ import pandas as pd
 from ssl_bench import flags
 from ssl_bench.catalog import method_names
 from ssl_bench.runs import SELECTIONS
+from ssl_bench.whole_file import read_file
 
 CELL = "method variant data labels_per_class arch pretrained select".split()  # what no two lines of a file share
 COLUMNS = "method variant data labels_per_class arch pretrained top1 std seeds select source".split()
@@ -28,12 +29,12 @@ COLUMNS = "method variant data labels_per_class arch pretrained top1 std seeds s
 def read(name: str) -> pd.DataFrame:
     """The numbers of a shipped table (``tllib_moco``, ``semi_vit``), of all that begin so (``tllib``), or of a csv file by its path.
 
-    One row a number, as in the file; in the words of `ssl_bench.table.summarize`: mean and std in percent (std NaN where
+    One row a number, as in the file; in the words of `ssl_bench.tables.summarize`: mean and std in percent (std NaN where
     there is none), n = expected = seeds, missing and note empty; besides these pretrained, source, and published: the file's
     stem.  Raises ValueError, naming file and line, for whatever is not of this form; OSError for what cannot be read.
     """
     if name.endswith(".csv"):
-        return _parse(Path(name).stem, name, Path(name).read_bytes())
+        return _parse(Path(name).stem, name, read_file(name))
     shipped = _shipped()
     wanted = [stem for stem in sorted(shipped) if stem == name or stem.startswith(f"{name}_")]
     if not wanted:
@@ -65,6 +66,8 @@ def _parse(stem: str, shown: str, content: bytes) -> pd.DataFrame:
         for problem, names in (("lacks", set(COLUMNS) - {*header}), ("has an unknown", {*header} - set(COLUMNS))):
             if names:
                 raise ValueError(f"{problem} column {', '.join(sorted(names))}; the columns are {', '.join(COLUMNS)}")
+        if len({*header}) < len(header):
+            raise ValueError(f"two columns of one name: {', '.join(sorted({name for name in header if header.count(name) > 1}))}")
         for cells in reader:
             line = reader.line_num
             if cells:

@@ -17,12 +17,13 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 from ssl_bench import flags
+from ssl_bench.yaml_file import line_of, parse_yaml, read_yaml_text
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ def resolve(args_class: type, method: str, data: str, name: str) -> Recipe:
     path, colon, inner = name.rpartition(":")
     if not colon or not path.endswith((".yaml", ".yml")):
         path, inner = (name, "default") if name.endswith((".yaml", ".yml")) else ("", name)
-    own = _read(Path(path)) if path else _shipped(method)
+    text = read_yaml_text(path, f"recipe file {path}") if path else ""
+    own = _parse(text, path) if path else _shipped(method)
     if inner not in own and (path or inner != "default"):
         raise flags.FlagError(flags.nearest(inner, [*own, "none"], f"recipe of {path or method}"))
     sets = [section for section in own.get(inner, {}) if section != "all"]
@@ -63,14 +65,18 @@ def resolve(args_class: type, method: str, data: str, name: str) -> Recipe:
         for section in ("all", data):
             if section in body:
                 where = f"recipe {source}[{section}]"
-                values |= _check(args_class, method, {} if body[section] is None else body[section], where)
+                place = functools.partial(line_of, text if source == path else "", inner, section)
+                values |= _check(args_class, method, {} if body[section] is None else body[section], where, place)
                 sections.append(f"{source}[{section}]")
     return Recipe(name, values, tuple(sections))
 
 
-def _check(args_class: type, method: str, section: Any, where: str) -> dict[str, Any]:
+def _check(args_class: type, method: str, section: Any, where: str, place: Callable[[str], int | None]) -> dict[str, Any]:
     if not isinstance(section, dict):
         raise flags.FlagError(f"{where} must map keys to values, got {section!r}")
+    wrong = next((name for name in section if name not in flags.specs(args_class)), None)
+    line = place(wrong) if isinstance(wrong, str) else None
+    where += f" line {line}" if line else ""
     fixed = {"root", "data", "recipe", "phase", "resume", "dry_run"} & set(section)
     if fixed:
         raise flags.FlagError(f"{where}: {', '.join(sorted(fixed))} can only be given on the command line")
@@ -82,21 +88,13 @@ def _shipped(name: str) -> dict[str, Any]:
     return _parse(entry.read_text(encoding="utf-8"), entry.name) if entry.is_file() else {}
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return _parse(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise flags.FlagError(f"recipe file {path} cannot be read: {error}") from None
+def _names(tree: dict[Any, dict[Any, Any]]) -> list[Any]:
+    return [*tree, *(section for body in tree.values() for section in body)]
 
 
 @functools.lru_cache(maxsize=64)  # a study resolves hundreds of command lines, and reading YAML is four fifths of that
 def _parse(text: str, where: str) -> dict[str, Any]:
-    import yaml  # not needed for --help
-
-    try:
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise flags.FlagError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(tree, dict) or not all(isinstance(body, dict) for body in tree.values()):
+    tree = parse_yaml(text, where)
+    if not isinstance(tree, dict) or not all(isinstance(body, dict) for body in tree.values()) or not all(isinstance(name, str) for name in _names(tree)):
         raise flags.FlagError(f"{where} must map recipe names (default: ...) to sections (all: ..., CIFAR100: ...)")
     return tree

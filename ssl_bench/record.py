@@ -1,35 +1,43 @@
 """A run's folder: arguments, environment, split, metrics, atomic checkpoints, result.
 
     <log>/<method>/<data>/<n>x/<seed>-<hash of the arguments>/
-        args.json  environment.json  split.npz  metrics.jsonl  log.txt
+        args.json  environment.json  classes.json  split.npz  metrics.jsonl  log.txt
         checkpoints/state-00000500.pt (everything, last two)  latest.pth  best.pth (weights of the evaluated network)
         checkpoints/latest_<name>.pth                         (of networks evaluated beside it, such as a teacher)
         <stage>/                                              (the same for each stage of a method that has several)
+        predictions.npz                                       (of the last evaluation: target, prediction, confidence of each test image)
         result.json                                           (only when the run is done)
+        failed.json  .lock  .owner.json  .queued              (see run_state)
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
-import platform
-import subprocess
+import re
 import sys
-from importlib import metadata
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from ssl_bench import distributed, flags
+from ssl_bench import distributed, flags, messages, run_state
 from ssl_bench.args import Args
-from ssl_bench.atomic import write_bytes, write_json, write_with
+from ssl_bench.atomic import flush_file, make_folder, write_bytes, write_json, write_with
+from ssl_bench.environment import environment
+from ssl_bench.interrupt import Interrupted, Unread
 from ssl_bench.split_list import content_hash
 from ssl_bench.weights import read_classifier, read_tensors, read_weights
 
 KEPT_STATES = 2
+RESERVED = re.compile(r'[<>:"/\\|?*\x00-\x1f]|[. ]+$')  # not in the name of a Windows file
+DEVICE = re.compile(r"(?i)(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?")  # what Windows takes for a device, whatever the suffix
+BUGS = (TypeError, LookupError, AttributeError, AssertionError, NameError, ImportError)  # their messages need their names
 
 
 def identity(args: Args) -> dict[str, Any]:
@@ -72,14 +80,21 @@ def run_path(method: str, args: Args) -> Path:
     if args.labeled_list is not None:
         labels = Path(args.labeled_list).stem.lstrip(".") or "list"  # a table passes hidden folders over
     data = args.data.replace(":", ".").replace("/", "-")
-    return Path(args.log) / method / data / labels / f"{args.seed}-{args_hash(method, args)}"
+    return Path(args.log) / method / portable(data) / portable(labels) / f"{args.seed}-{args_hash(method, args)}"
+
+
+def portable(name: str) -> str:
+    """A folder's name that every system takes: `name`, with `_` for what Windows does not.
+
+    Two names that differ in case only need no care: the hash in the last folder's name tells their runs apart."""
+    name = RESERVED.sub("_", name)
+    return f"{name}_" if DEVICE.fullmatch(name) else name
 
 
 def weights_file(path: str) -> Path:
     """The file of weights that `path` names: itself, the latest.pth of a run's folder, or - for TLlib's habit of naming
-    LOG/checkpoints/latest.pth - that file of the only run below LOG.
-
-    FileNotFoundError says what was looked for; ValueError: of a run that is not finished."""
+    LOG/checkpoints/latest.pth - that file of the only run below LOG.  FileNotFoundError says what was looked for;
+    ValueError: of a run that is not finished."""
     found = _weights_file(path)
     run = found.parent.parent
     if (run / "args.json").is_file() and not (run / "result.json").is_file():
@@ -125,25 +140,59 @@ class RunFolder:
 
     @property
     def done(self) -> bool:
-        return distributed.agree((self.path / "result.json").is_file())
+        return distributed.agree(run_state.is_done(self.path))
 
     @property
     def has_state(self) -> bool:
         return distributed.agree(bool(self._states()))
 
-    def create(self, method: str, args: Args, recipe: str, recipe_hash: str, labels_per_class: int | str) -> None:
-        """Make the folder and write args.json and environment.json."""
+    @contextlib.contextmanager
+    def claimed(self) -> Iterator[None]:
+        """While inside, no other process trains this run; an error that leaves it is kept in failed.json.
+
+        Not one that the same command gets over: stopped, or a process lost.  RunElsewhere, on every process: it is taken.
+        """
+        with contextlib.ExitStack() as stack:
+            taken = None
+            if self.writes:
+                try:
+                    stack.enter_context(run_state.held(self.path))
+                except run_state.RunElsewhere as error:
+                    taken = str(error)
+                else:
+                    run_state.forget_failure(self.path)
+                    run_state.forget_queued(self.path)
+            taken = distributed.agree(taken)
+            if taken:
+                raise run_state.RunElsewhere(taken)
+            try:
+                yield
+            except (Interrupted, distributed.LostProcess):
+                raise
+            except BrokenPipeError as error:
+                raise Unread from error
+            except Exception as error:
+                with contextlib.suppress(OSError):  # of a disk that is full or gone the error itself says more
+                    run_state.note_failure(self.path, f"{type(error).__name__}: " * isinstance(error, BUGS) + one_line(error), 1)
+                raise
+
+    def create(
+        self, method: str, args: Args, recipe: str, recipe_hash: str, labels_per_class: int | str, classes: tuple[str, ...],
+        stages: Sequence[str] = (),
+    ) -> None:  # fmt: skip
+        """Make the folder and write args.json, environment.json and classes.json.  stages: those with folders of their own, in order."""
         if not self.writes:
             return
-        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        make_folder(self.checkpoints)
         for unfinished in (*self.path.glob(".*.tmp"), *self.checkpoints.glob(".*.tmp")):
             unfinished.unlink()  # of a process that was killed while it wrote
         body = dict(
             method=method, args=dataclasses.asdict(args), args_hash=args_hash(method, args), identity=list(identity(args)),
-            recipe=recipe, recipe_hash=recipe_hash, labels_per_class=labels_per_class, lists=lists(args),
+            recipe=recipe, recipe_hash=recipe_hash, labels_per_class=labels_per_class, lists=lists(args), stages=list(stages),
         )
         write_json(self.path / "args.json", body)
         write_json(self.path / "environment.json", environment())
+        write_json(self.path / "classes.json", list(classes))
 
     def begun(self) -> dict[str, Any]:
         """What `create` recorded when the run began, or was continued last: args.json and environment.json in one."""
@@ -157,17 +206,27 @@ class RunFolder:
         distributed.barrier()
 
     def adopt(self, stage: RunFolder) -> None:
-        """Take over the weights of the run's last stage: whoever looks for a run's weights finds them in one place."""
+        """Take over weights and predictions of the run's last stage: whoever looks for a run's finds them in one place."""
         if self.writes:
-            for file in stage.checkpoints.glob("*.pth"):
-                write_bytes(self.checkpoints / file.name, file.read_bytes())
+            for file in (*stage.checkpoints.glob("*.pth"), *stage.path.glob("predictions.npz")):
+                write_bytes(self.path / file.relative_to(stage.path), file.read_bytes())
+
+    def begin_metrics(self, warned: list[str]) -> None:
+        """The first rows of metrics.jsonl, of kind ``warning``: what was said of the data before the first step."""
+        if not (self.path / "metrics.jsonl").exists():
+            for text in warned:
+                self.append_metrics({"step": 0, "epoch": 0, "kind": "warning", "text": text})
 
     def append_metrics(self, row: dict[str, Any]) -> None:
         """Add a line to metrics.jsonl; nan, which JSON does not have, becomes null."""
         if not self.writes:
             return
-        with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps({key: value if value == value else None for key, value in row.items()}) + "\n")
+        path = self.path / "metrics.jsonl"
+        try:
+            with open(path, "a", encoding="utf-8") as file:
+                file.write(json.dumps({key: value if value == value else None for key, value in row.items()}) + "\n")
+        except OSError as error:
+            raise OSError(f"cannot write {path}: {error.strerror or error}; the checkpoint before it is kept") from error
 
     def truncate_metrics(self, step: int) -> None:
         """Drop lines after `step` (a resumed run writes them again) and a line cut short by a kill."""
@@ -177,17 +236,26 @@ class RunFolder:
             write_bytes(path, "".join(json.dumps(row) + "\n" for row in kept).encode())
 
     def save_state(self, state: dict[str, Any], step: int) -> None:
-        """Write the full training state after `step` steps; keep the newest two."""
+        """Write the full training state after `step` steps; keep the newest two of those that can be read."""
         if not self.writes:
             return
-        write_tensors(self.checkpoints / f"state-{step:08d}.pt", state)
-        for old in self._states()[KEPT_STATES:]:
+        if (self.path / "metrics.jsonl").is_file():
+            flush_file(self.path / "metrics.jsonl")  # who resumes from this state does not write these rows again
+        own = self.checkpoints / f"state-{step:08d}.pt"
+        write_tensors(own, state)
+        at = (states := self._states()).index(own)
+        for old in (*states[:at], *states[at + KEPT_STATES :]):  # later ones `load_state` could not read
             old.unlink()
 
     def save_weights(self, name: str, weights: dict[str, torch.Tensor]) -> None:
         """Write ``latest.pth`` or ``best.pth``: a flat state dict with TLlib's names."""
         if self.writes:
             write_tensors(self.checkpoints / f"{name}.pth", weights)
+
+    def save_predictions(self, arrays: dict[str, Any]) -> None:
+        """Write predictions.npz, see `evaluate.Answers.arrays`."""
+        if self.writes:
+            write_with(self.path / "predictions.npz", lambda file: np.savez_compressed(file, **arrays))
 
     def load_state(self) -> dict[str, Any] | None:
         """The newest state that can be read, None without any; an unreadable one is named in a warning and passed over."""
@@ -199,7 +267,7 @@ class RunFolder:
             try:
                 state = read_tensors(path)
             except ValueError as error:
-                print(f"warning: {error}; falling back to the checkpoint before it", file=sys.stderr)
+                print(f"warning: {error}; falling back to the checkpoint before it" if path != states[-1] else f"warning: {error}", file=sys.stderr)
             else:
                 distributed.agree(path)
                 return state
@@ -208,7 +276,12 @@ class RunFolder:
         return distributed.agree(None)
 
     def _states(self) -> list[Path]:
-        return sorted(self.checkpoints.glob("state-*.pt"), reverse=True)
+        return sorted(self.checkpoints.glob("state-*.pt"), key=lambda path: (len(path.name), path.name), reverse=True)  # by step
+
+
+def one_line(error: Exception) -> str:
+    """The message of an error.  A DataLoader worker's carries its traceback; there the last line is the message itself."""
+    return re.sub(r"^(\w+\.)+[A-Z]\w*: ", "", messages.one_line(messages.last_of_trace(error)))
 
 
 def write_tensors(path: Path, tree: Any) -> None:
@@ -225,27 +298,3 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return rows
-
-
-def environment() -> dict[str, Any]:
-    """Versions, machine and commit, for the record."""
-    names = ("ssl-bench", "torch", "torchvision", "timm", "numpy", "pillow", "scikit-learn")
-    installed = {dist.metadata["Name"].lower() for dist in metadata.distributions() if dist.metadata["Name"]}
-    packages = {name: metadata.version(name) for name in names if name in installed}
-    return dict(packages=packages, python=platform.python_version(), platform=platform.platform(), commit=commit())
-
-
-def commit() -> str:
-    """Commit of the source tree this package runs from ('+' when changed since), '' outside a git checkout."""
-    folder = Path(__file__).resolve().parent
-    answers = []
-    for command in (["rev-parse", "--show-toplevel", "--short=12", "HEAD"], ["status", "--porcelain", "--untracked-files=no"]):
-        try:
-            done = subprocess.run(["git", "-C", str(folder), *command], capture_output=True, text=True, timeout=10, check=False)
-        except (OSError, subprocess.TimeoutExpired):
-            return ""
-        answers.append(done.stdout.strip() if done.returncode == 0 else "")
-    top, _, revision = answers[0].partition("\n")
-    if not revision or Path(top) != folder.parent:  # a wheel inside somebody else's repository
-        return ""
-    return revision + ("+" if answers[1] else "")

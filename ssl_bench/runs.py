@@ -6,152 +6,105 @@ are averaged only where they differ in nothing but the seed: whatever else diffe
 
 from __future__ import annotations
 
+import contextlib
+import csv
+import gc
+import io
 import json
 import math
+import operator
 import os
-import statistics
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from ssl_bench.atomic import write_bytes
+from ssl_bench.layouts import spreadsheet_text
+from ssl_bench.messages import one_line, said
+from ssl_bench.run_index import INDEX_FROM, runs_under
+from ssl_bench.run_row import COLUMNS, LARGEST, METRICS, MISSING, NEVER_MISSING, SCORES, SELECTIONS, TYPES, Row
 
-SCHEMA = 1
-METRICS = {"top1": "Top-1 accuracy (%)", "top5": "Top-5 accuracy (%)", "mean_class": "Mean per-class accuracy (%)",
-           "teacher_top1": "Top-1 accuracy of the teacher (%)", "conv_top1": "Top-1 accuracy of the convolutional stream (%)",
-           "trans_top1": "Top-1 accuracy of the transformer stream (%)"}
-SELECTIONS = {
-    "last": "last evaluation",
-    "best": "best on the test set (optimistic: chosen on the test set)",
-    "median20": "median of the last 20 evaluations",
-}
-SCORES = [f"{metric}_{select}" for metric in METRICS for select in SELECTIONS]
-# Column of a frame of runs -> dtype, in the order of runs.csv.  A missing text is "", a missing number NaN or NA.
-COLUMNS: dict[str, str] = {
-    **dict.fromkeys(["method", "variant", "data"], "str"),
-    "labels_per_class": "Int64",
-    **dict.fromkeys(["arch", "pretrained"], "str"),
-    "seed": "Int64",
-    "state": "str",
-    **dict.fromkeys(SCORES, "float64"),
-    **dict.fromkeys(["evaluations", "epoch", "step"], "Int64"),
-    **dict.fromkeys(["num_classes", "num_labeled", "num_unlabeled", "num_test"], "Int64"),
-    **dict.fromkeys(["images_per_second", "minutes", "peak_memory_mib"], "float64"),
-    **dict.fromkeys(["device", "commit", "packages", "recipe", "recipe_hash", "args_hash"], "str"),
-    **dict.fromkeys(["split_labeled", "split_unlabeled", "identity", "folder"], "str"),
-}
-NEVER_MISSING = ("method", "data", "labels_per_class", "arch", "seed", "state", "args_hash", "identity")
-TYPES = {"str": (str,), "Int64": (int,), "float64": (float, int)}  # accepted from a JSON file; bool is none of them
-MISSING = {"str": "", "Int64": None, "float64": math.nan}
-Row = dict  # column -> value
+__all__ = ["COLUMNS", "METRICS", "SCORES", "SELECTIONS", "collect", "csv_text", "read_runs_csv", "warning_of", "write_runs_csv"]
 
 
-def collect(folders: Sequence[str | Path]) -> pd.DataFrame:
+def warning_of(word: str) -> Callable[[str], None]:
+    """Prints a line on stderr, as ``ssl-bench WORD``."""
+    return lambda text: print(f"ssl-bench {word}: warning: {one_line(text)}", file=sys.stderr)
+
+
+TABLE_WARNING = warning_of("table")
+
+
+def collect(
+    folders: Sequence[str | Path], index_from: int = INDEX_FROM, warn: Callable[[str], None] = TABLE_WARNING
+) -> pd.DataFrame:
     """One row a run found under `folders` (run folders, folders of them, runs.csv files), whatever their order.
 
-    Columns: COLUMNS.  ``labels_per_class``: 0 for all there are.  Accuracies in percent as ``<metric>_<selection>``
-    (best: the largest of that metric; median20: of all evaluations where there are fewer); images/s, minutes, MiB.
-    ``identity``: JSON of the arguments that make the run, but the seed; ``variant``: "oracle", and the identity
-    arguments that differ among the method's runs within a cell; ``folder``: the last four parts of the path.
+    Columns: COLUMNS.  ``state``: done, failed, incomplete.  ``labels_per_class``: 0 for all there are.  Accuracies in percent
+    as ``<metric>_<selection>`` (best: the largest of that metric; median20: of all evaluations where there are fewer; val: at the
+    first evaluation that is best on held-out images, by the metric's own figure there, else by top-1); images/s, minutes of
+    `processes` devices, MiB, joules.  ``identity``: JSON of the arguments that make the run, but the seed; ``variant``: "oracle", and
+    the identity arguments that differ among the method's runs within a cell; ``folder``: the last four parts of the path.
 
-    A run met twice counts once.  Hidden folders and links are skipped.  Broken files are named on stderr, and their
-    runs are incomplete.
+    A run met twice counts once.  Hidden folders and links are skipped.  What is broken, foreign or there twice is named to `warn` (stderr),
+    a line each, with what became of it: nothing of it is averaged.  index_from: folders with as many runs get an index, see `run_index`; 0: none.
 
     Raises FileNotFoundError for a folder that is not there, ValueError for a .csv that is no runs.csv.
     """
+    with _garbage_left():
+        return _frame(_name_variants(_once(_rows(folders, index_from, warn), warn)))
+
+
+def _rows(folders: Sequence[str | Path], index_from: int, warn: Callable[[str], None]) -> list[Row]:
     rows: list[Row] = []
     for path in map(Path, folders):
         if path.is_dir():
-            rows += _runs_under(path)
+            rows += runs_under(str(path), warn, index_from)
         elif path.suffix == ".csv" and path.is_file():
-            rows += read_runs_csv(path).to_dict("records")
+            rows += ({str(name): value for name, value in row.items()} for row in read_runs_csv(path).to_dict("records"))
         else:
             raise FileNotFoundError(f"{path}: neither a folder nor a .csv file; name what was given as --log (ssl-bench fixmatch: fixmatch)")
-    return _frame(_name_variants(_once(rows)))
+    return rows
 
 
-def _warn(text: str) -> None:
-    print(f"ssl-bench table: warning: {text}", file=sys.stderr)
+@contextlib.contextmanager
+def _garbage_left() -> Iterator[None]:
+    """No search for reference cycles: in a million small objects that all stay, it takes half of the time."""
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before:
+            gc.enable()
 
 
-def _runs_under(top: Path) -> Iterator[Row]:
-    for folder, inner, files in os.walk(top, onerror=lambda error: _warn(f"{error}; skipped")):
-        inner[:] = [name for name in inner if "args.json" not in files and not name.startswith(".")]
-        row, started = None, {}
-        for name in ("args.json", "result.json") if "args.json" in files else ():
-            try:
-                if name in files:
-                    record = json.loads(Path(folder, name).read_bytes())
-                    row = _run_row(folder, record, started, done=name == "result.json")
-                    started = record
-            except (OSError, ValueError, RecursionError) as error:
-                _warn(f"{Path(folder, name)}: {error}; " + ("counted as incomplete" if row else "nothing read from it"))
-        if row:
-            yield row
+def _once(rows: list[Row], warn: Callable[[str], None]) -> list[Row]:
+    found: dict[tuple, list[Row]] = {}
+    for row in rows:
+        found.setdefault((row["method"], row["args_hash"]), []).append(row)
+    return [several[0] if len(several) == 1 else _one_of(several, warn) for several in found.values()]
 
 
-def _run_row(folder: str, record: object, started: Row, done: bool) -> Row:
-    if not isinstance(record, dict) or done and record.get("schema") != SCHEMA:
-        raise ValueError(f"not a record of schema {SCHEMA}")
-    if started and record.get("args_hash") != started["args_hash"]:
-        raise ValueError(f"of another run: args_hash {record.get('args_hash')}, args.json has {started['args_hash']}")
-    record = {**started, **record}
-    args, names = record.get("args"), record.get("identity")
-    if not isinstance(args, dict) or not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError("no 'args', or no list 'identity' of those that make the run")
-    lists = record.get("lists", {})
-    if not isinstance(lists, dict):
-        raise ValueError("'lists' is no map of flags to hashes")
-    identity = {name: args[name] for name in names if name in args and name != "seed"}
-    identity |= {name: f"sha256_{str(content)[:12]}" for name, content in lists.items()}  # where a list lay is no part of a run
-    values = {name: args.get(name) for name in ("data", "arch", "seed")}
-    values["labels_per_class"] = args.get("num_samples_per_class")
-    values |= {name: record[name] for name in COLUMNS if name in record and name not in SCORES}
-    if args.get("all_labeled") or values["labels_per_class"] is None:
-        values["labels_per_class"] = 0
-    if "labeled_list" in lists:
-        identity["num_samples_per_class"] = values["labels_per_class"]  # beside drawn labels, as many, only the list differs
-    values |= {"state": "incomplete", "variant": "", "identity": json.dumps(identity, sort_keys=True)}
-    values |= {"folder": "/".join(os.path.abspath(folder).split(os.sep)[-4:]), "evaluations": None, "packages": None}
-    if done:
-        evaluations, split = record.get("evaluations"), record.get("split_hash")
-        if not isinstance(evaluations, list) or not evaluations or {*map(type, evaluations)} != {dict}:
-            raise ValueError("no list of evaluations")
-        values |= {"state": "done", "evaluations": len(evaluations), **_scores(evaluations)}
-        values |= {name: evaluations[-1].get(name) for name in ("epoch", "step")}
-        values |= {f"split_{part}": split.get(part) for part in ("labeled", "unlabeled") if isinstance(split, dict)}
-        values["packages"] = json.dumps(record.get("packages"), sort_keys=True)
-    for name, dtype in COLUMNS.items():
-        value = values.get(name)
-        if value in (None, "") and name in NEVER_MISSING or value is not None and type(value) not in TYPES[dtype]:
-            raise ValueError(f"{name} is {value!r}, not {'a text' if dtype == 'str' else 'a number'}")
-        values[name] = MISSING[dtype] if value is None else float(value) if dtype == "float64" else value
-    return values
-
-
-def _scores(evaluations: list[dict]) -> Row:
-    scores: Row = {}
-    for metric in METRICS:
-        values = [each.get(metric) for each in evaluations]
-        if metric != "top1" and None in values:  # top-5 has no meaning below five classes
+def _one_of(several: list[Row], warn: Callable[[str], None]) -> Row:
+    """A finished one before others; which of equals never depends on the order of the input."""
+    several = sorted(several, key=lambda row: (row["state"] != "done", row["folder"], str({name: row[name] for name in COLUMNS}), row.get("path", "")))
+    first = several[0]
+    places = {os.path.realpath(first["path"])} if "path" in first else set()
+    for row in several[1:]:
+        place = os.path.realpath(row["path"]) if "path" in row else ""
+        if place in places:  # named twice on the command line
             continue
-        for value in values:
-            if type(value) not in (int, float) or not 0 <= value <= 100:
-                raise ValueError(f"{metric} is {value!r}, not a percentage")
-        scores |= {f"{metric}_last": values[-1], f"{metric}_best": max(values)}
-        scores[f"{metric}_median20"] = statistics.median(values[-20:])
-    return scores
-
-
-def _once(rows: list[Row]) -> list[Row]:
-    kept: dict[tuple, Row] = {}
-    for row in sorted(rows, key=lambda row: (row["state"] != "done", row["folder"], str(row))):
-        other = kept.setdefault((row["method"], row["args_hash"]), row)
-        if row["state"] == "done" and any(row[name] != other[name] and row[name] == row[name] for name in SCORES):
-            _warn(f"{row['folder']} and {other['folder']} are one run with two results; the latter counts")
-    return list(kept.values())
+        places |= {place} - {""}
+        shown = [each.get("path", f"{each['folder']} in a runs.csv") for each in (row, first)]
+        if row["state"] == "done" and any(row[name] != first[name] and row[name] == row[name] for name in SCORES):
+            warn(f"{shown[0]} and {shown[1]} are one run with two results; the latter counts")
+        elif place and "path" in first:
+            warn(f"{shown[0]} is the same run as {shown[1]}; skipped, the latter counts")
+    return first
 
 
 def _name_variants(rows: list[Row]) -> list[Row]:
@@ -191,13 +144,15 @@ def _show(identity: Row, name: str) -> str:
 
 def _frame(rows: list[Row]) -> pd.DataFrame:
     rows = sorted(rows, key=lambda row: (*_cell(row), row["seed"], row["args_hash"]))
-    return pd.DataFrame({name: pd.Series([row[name] for row in rows], dtype=dtype) for name, dtype in COLUMNS.items()})
+    lists = zip(*map(operator.itemgetter(*COLUMNS), rows), strict=True) if rows else [()] * len(COLUMNS)
+    return pd.DataFrame({name: pd.Series(values, dtype=dtype) for (name, dtype), values in zip(COLUMNS.items(), lists, strict=True)})
 
 
 def write_runs_csv(frame: pd.DataFrame, path: str | Path) -> None:
     """Writes a frame of `collect`, sorted, whole or not at all; `read_runs_csv` gives the same frame, bit for bit."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(Path(path), csv_text(_frame(frame.to_dict("records"))).encode())
+    order = list(zip(*(frame[name] for name in ("method", "variant", "data", "labels_per_class", "arch", "seed", "args_hash")), strict=True))
+    write_bytes(Path(path), csv_text(frame.iloc[sorted(range(len(order)), key=order.__getitem__)]).encode())
 
 
 def read_runs_csv(path: str | Path) -> pd.DataFrame:
@@ -212,20 +167,39 @@ def read_runs_csv(path: str | Path) -> pd.DataFrame:
             raise ValueError("columns or values are missing")
         if not all(isinstance(json.loads(text), dict) for text in texts["identity"].unique()):
             raise ValueError("column identity is not JSON")
-        return pd.DataFrame({name: _parsed(texts[name].tolist(), dtype) for name, dtype in COLUMNS.items()})
-    except ValueError as error:
-        reason = str(error).strip().replace("\n", " ")
+        return pd.DataFrame({name: _parsed(name, texts[name].tolist(), dtype) for name, dtype in COLUMNS.items()})
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        reason = said(error)
         raise ValueError(f"{path}: not a whole runs.csv ({reason}); write it anew from the run folders") from error
 
 
-def _parsed(texts: list[str], dtype: str) -> pd.Series:
+def _parsed(name: str, texts: list[str], dtype: str) -> pd.Series:
     if dtype == "str":
         return pd.Series([text.removeprefix("'") for text in texts], dtype=dtype)
-    return pd.Series([TYPES[dtype][0](text) if text else MISSING[dtype] for text in texts], dtype=dtype)
+    values = []
+    for row, text in enumerate(texts, 1):
+        try:
+            value: Any = TYPES[dtype][0](text) if text else MISSING[dtype]
+        except ValueError:
+            value = math.inf
+        if text and not -LARGEST <= value < LARGEST:
+            raise ValueError(f"{name} of its run {row} is {text[:60]!r}, no number that it could be")
+        values.append(value)
+    return pd.Series(values, dtype=dtype)
 
 
 def csv_text(frame: pd.DataFrame) -> str:
-    """csv with floats to the last bit, safe in a spreadsheet."""
-    texts = frame.select_dtypes(exclude="number")  # a spreadsheet must not take a name for a formula
-    guarded = {name: ["'" * text.startswith(tuple("=+-@'\t\r")) + text for text in texts[name]] for name in texts}
-    return frame.assign(**guarded).to_csv(index=False, lineterminator="\n")
+    """csv with floats to the last bit, safe in a spreadsheet; a missing value is empty."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(frame.columns)
+    writer.writerows(zip(*(_texts(frame[name]) for name in frame), strict=True))
+    return file.getvalue()
+
+
+def _texts(values: pd.Series) -> list[str]:
+    if pd.api.types.is_float_dtype(values) and values.isna().all():
+        return [""] * len(values)
+    if pd.api.types.is_numeric_dtype(values):
+        return ["" if missing else str(value) for value, missing in zip(values.tolist(), values.isna().tolist(), strict=True)]
+    return [*map(spreadsheet_text, values.tolist())]

@@ -27,6 +27,7 @@ from pathlib import Path
 import numpy as np
 
 COLUMN = "Index"
+LONGEST = 4096  # characters of a line that may name a file
 _POSITION = re.compile(r"[+-]?\d{1,18}", re.ASCII)
 _NAME = re.compile(r".*\.[A-Za-z]\w{0,4}", re.ASCII)
 _WNID = re.compile(r"(n\d{8})(?:_\d+\.\w+)?$", re.ASCII)
@@ -129,6 +130,8 @@ def _fields(line: str) -> list[str]:
 
 
 def _name(line: str) -> str:
+    if len(line) > LONGEST:
+        return line[:LONGEST]
     comma = line.find(",")
     while comma >= 0:  # a name may hold commas
         first = line[:comma].strip()
@@ -245,7 +248,8 @@ def _two_folders(path: str) -> tuple[str, str] | None:
 
 def _shared_folders(paths: Sequence[str]) -> frozenset[str]:
     """Names of folders that stand in several folders."""
-    pairs = {_two_folders(folder + os.sep) for folder in {path[: path.rfind(os.sep)] for path in paths}} - {None}
+    above = {path[: path.rfind(os.sep)] for path in paths}
+    pairs = {pair for folder in above if (pair := _two_folders(folder + os.sep)) is not None}
     counts = Counter(last for _, last in pairs)
     return frozenset(name for name, count in counts.items() if count > 1)
 

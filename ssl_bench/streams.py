@@ -10,6 +10,7 @@ import signal
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ LABELED, UNLABELED, INITIAL, STEP, PREDICTED, MASK, MIX, PAIRS = range(8)  # wha
 
 def seed_of(*key: int) -> int:
     """A 63-bit seed for the random stream named by `key`; near keys give unrelated streams."""
-    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]) >> 1
 
 
 def generator_of(*key: int) -> torch.Generator:
@@ -107,16 +108,25 @@ class Stream:
     ) -> None:  # fmt: skip
         self.images, self.views, self.plans, self.key, self.device = images, tuple(views), plans, key, device
         self._targets = torch.from_numpy(np.asarray(images.targets, dtype=np.int64))
-        self._pixels, self._loader = None, None
+        self._pixels: Tensor | None = None
+        self._loader: Iterable[tuple[Plan, list[Tensor]]] = ()
         if images.pixels is not None:
             self._pixels = images.pixels.to(device) if images.pixels.nbytes <= device_limit else images.pixels
         else:
-            self._loader = _loader(Cropper(images, self.views, key), plans, workers, device)
+            self._loader = loader = _loader(Cropper(images, self.views, key), plans, workers, device)
             # Before multiprocessing's own exit, which would wait for ever for workers that leave signals to the trainer.
-            atexit.register(_stop_workers, weakref.ref(self._loader))
+            atexit.register(lambda reference: _stop_workers(reference()), weakref.ref(loader))
+
+    def close(self) -> None:
+        """End the worker processes; the next iteration starts new ones.
+
+        Left to the garbage collector after an error, their queues would be closed before they are told: each would be waited for
+        in vain, and stay.
+        """
+        _stop_workers(self._loader)
 
     def __iter__(self) -> Iterator[tuple[tuple[Tensor, ...], Tensor, Tensor]]:
-        for plan, crops in self._from_memory() if self._loader is None else self._from_files():
+        for plan, crops in self._from_files() if self._pixels is None else self._from_memory(self._pixels):
             positions = torch.from_numpy(plan.positions[plan.rows])
             outputs = []
             for v, (view, crop) in enumerate(zip(self.views, crops, strict=True)):
@@ -124,13 +134,13 @@ class Stream:
                 outputs.append(view.finish(crop.expand(-1, 3, -1, -1), draws))
             yield tuple(outputs), send(self._targets[positions], self.device), send(positions, self.device)
 
-    def _from_memory(self) -> Iterator[tuple[Plan, list[Tensor]]]:
+    def _from_memory(self, pixels: Tensor) -> Iterator[tuple[Plan, list[Tensor]]]:
         for plan in self.plans:
             rows = torch.from_numpy(plan.positions[plan.rows])
-            if self._pixels.device.type == self.device.type:
-                x = self._pixels.index_select(0, send(rows, self.device))
+            if pixels.device.type == self.device.type:
+                x = pixels.index_select(0, send(rows, self.device))
             else:
-                x = send(self._pixels.index_select(0, rows), self.device)
+                x = send(pixels.index_select(0, rows), self.device)
             crops = []
             for v, view in enumerate(self.views):
                 draws = view.draw_crop(len(plan.positions), tuple(x.shape[-2:]), generator_of(*self.key, plan.k, v, 0))
@@ -138,16 +148,12 @@ class Stream:
             yield plan, crops
 
     def _from_files(self) -> Iterator[tuple[Plan, list[Tensor]]]:
-        for plan, crops in self._loader:
-            yield plan, [crop.to(self.device, non_blocking=True) for crop in crops]
-
-
-def batches(
-    images: Images, views: Sequence[View], plans: Iterable[Plan], key: tuple[int, ...], device: torch.device, workers: int = 0,
-    device_limit: float = math.inf,
-) -> Iterator[tuple[tuple[Tensor, ...], Tensor, Tensor]]:  # fmt: skip
-    """One iteration over a `Stream`."""
-    return iter(Stream(images, views, plans, key, device, workers, device_limit))
+        try:
+            for plan, crops in self._loader:
+                yield plan, [crop.to(self.device, non_blocking=True) for crop in crops]
+        except BaseException:  # an iteration that is given up too; after a whole one the processes live on
+            self.close()
+            raise
 
 
 class Cropper(torch.utils.data.Dataset):
@@ -178,10 +184,11 @@ def _loader(cropper: Cropper, plans: Iterable[Plan], workers: int, device: torch
     )  # fmt: skip
 
 
-def _stop_workers(reference: weakref.ref[torch.utils.data.DataLoader]) -> None:
-    iterator = getattr(reference(), "_iterator", None)
+def _stop_workers(loader: Any) -> None:
+    iterator = getattr(loader, "_iterator", None)
     if iterator is not None:
         iterator._shutdown_workers()
+        loader._iterator = None
 
 
 def _prepare_worker(_: int) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import torch
@@ -11,20 +13,21 @@ from torch import Tensor
 
 from ssl_bench import distributed, parallel, schedules
 from ssl_bench.args import Args
-from ssl_bench.evaluate import evaluate
+from ssl_bench.assessment import evaluate_method, held_out_figures
+from ssl_bench.energy import EnergyMeter
+from ssl_bench.evaluate import Answers
 from ssl_bench.feed import test_stream, training_batches
+from ssl_bench.finite import FiniteCheck, NonFiniteLoss
 from ssl_bench.interrupt import Interrupted, interruptions
+from ssl_bench.messages import reason_of
 from ssl_bench.method import Batch, Method
 from ssl_bench.metrics import RunningMeans
 from ssl_bench.placement import autocast, compile_networks, forget_peak_memory, peak_memory, place
 from ssl_bench.pools import Pools
-from ssl_bench.progress import Progress
+from ssl_bench.progress import Progress, print_interval
 from ssl_bench.record import RunFolder, args_hash
 from ssl_bench.streams import STEP, Stream, seed_of
-
-
-class NonFiniteLoss(ArithmeticError):
-    """A loss term became nan or infinite; the message names term, step and what was kept."""
+from ssl_bench.trackers import chosen
 
 
 class Trainer:
@@ -39,11 +42,19 @@ class Trainer:
         self.deferred: list[Tensor] = []
         self.scaler = torch.amp.GradScaler(device.type, enabled=args.precision == "fp16")
         self.means = RunningMeans()
-        self.first_bad: dict[str, Tensor] = {}
+        self.finite = FiniteCheck(method, args)
         self.evaluations: list[dict[str, Any]] = []
         self.train_seconds = 0.0
+        self.joules: float | None = 0.0  # None: not all of the training was measured
         self.images_seen = 0
         self.test_stream: Stream | None = None
+        self.val_stream: Stream | None = None
+
+    def close(self) -> None:
+        """End the processes that read images for evaluations."""
+        for stream in (self.test_stream, self.val_stream):
+            if stream is not None:
+                stream.close()
 
     @property
     def epoch(self) -> int:
@@ -54,8 +65,7 @@ class Trainer:
         return self.args.epochs * self.args.iters_per_epoch
 
     def backward(self, loss: Tensor, term: str) -> None:
-        bad = torch.where(loss.detach().isfinite(), self.total_steps, self.step)
-        self.first_bad[term] = bad if term not in self.first_bad else torch.minimum(self.first_bad[term], bad)
+        self.finite.note(loss, term, self.step)
         if self.args.concat or self.method.positional is not None:
             self.deferred.append(loss)  # terms share forwards, and so one backward
         else:
@@ -108,24 +118,6 @@ class Trainer:
             for group in optimizer.param_groups:
                 group["lr"] = factor * group.get("lr_scale", 1.0)
 
-    def check_finite(self) -> None:
-        """NonFiniteLoss if a term or a weight became nan or infinite.  Waits for the device: between steps only."""
-        kept = "lower --lr or use --precision fp32; the checkpoints from before it are kept"
-        first = {}
-        if self.first_bad:  # the same on every process, so that all stop for the same reason
-            first = dict(zip(self.first_bad, distributed.minimum_(torch.stack([*self.first_bad.values()])).tolist(), strict=True))
-        term = min(first, key=first.get, default=None)
-        if term is not None and first[term] < self.total_steps:
-            epoch = first[term] // self.args.iters_per_epoch
-            where = f"loss term {term!r} of {self.method.name} became nan or infinite at step {first[term]} (epoch {epoch})"
-            raise NonFiniteLoss(f"{where}; {kept}")
-        weights = dict(self.method.named_parameters())
-        finite = [parallel.local(value).isfinite().all() for value in weights.values()]
-        finite = distributed.minimum_(torch.stack(finite).to(torch.int32)).tolist()
-        if not all(finite):
-            name = list(weights)[finite.index(0)]
-            raise NonFiniteLoss(f"{name} of {self.method.name} became nan or infinite before step {self.step}; {kept}")
-
     def state_dict(self, split_hash: dict[str, str]) -> dict[str, Any]:
         """Everything that resumes the run, whole on every process.  Collective: it also evens out what differs between them."""
         parallel.average_batch_norm(self.method)
@@ -135,6 +127,7 @@ class Trainer:
             method=parallel.gathered(self.method.state_dict()), scaler=self.scaler.state_dict(),
             optimizers=[parallel.gathered(optimizer.state_dict()) for optimizer in self.optimizers],
             means=self.means.state_dict(), evaluations=self.evaluations, train_seconds=self.train_seconds, images_seen=self.images_seen,
+            joules=self.joules,
         )
 
     def go_on_from(self, before: RunFolder) -> None:
@@ -151,17 +144,24 @@ class Trainer:
         self.scaler.load_state_dict(state["scaler"])
 
     def load_state_dict(self, state: dict[str, Any], split_hash: dict[str, str]) -> None:
-        """ValueError when the state is another run's."""
+        """ValueError when the state is another run's, or none."""
+        if not isinstance(state, dict):
+            raise ValueError(f"the checkpoint is no state of a run but a {type(state).__name__}; remove it or use another --log")
         for what, theirs, ours in (
             ("other arguments", state.get("args_hash"), self.args_hash),
             ("another split", state.get("split_hash"), split_hash),
         ):
             if theirs != ours:
                 raise ValueError(f"the checkpoint was made with {what} ({theirs}, here {ours}); remove it or use another --log")
-        self._load(state)
-        self.means.load_state_dict(state["means"])
-        for name in ("step", "evaluations", "train_seconds", "images_seen"):
-            setattr(self, name, state[name])
+        try:
+            self._load(state)
+            self.means.load_state_dict(state["means"])
+            for name in ("step", "evaluations", "train_seconds", "images_seen"):
+                setattr(self, name, state[name])
+        except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:  # as torch says that something is missing or has another shape
+            reason = f"no {error}" if isinstance(error, KeyError) else reason_of(error, 200)
+            raise ValueError(f"the checkpoint does not fit this run ({reason}); remove it or use another --log") from error
+        self.joules = state.get("joules")
 
 
 def _seed(seed: int, device: torch.device) -> None:
@@ -173,40 +173,12 @@ def _seed(seed: int, device: torch.device) -> None:
         torch.mps.manual_seed(seed)
 
 
-def evaluate_method(
-    method: Method, pools: Pools, args: Args, device: torch.device, stream: Stream | None = None, beside: bool = True
-) -> dict[str, float]:
-    """The test set's figures in the precision of training, ``<name>_*`` those of `Method.also_evaluated`; the method is left in
-    training mode.
-
-    stream: a `test_stream` to use again; None: one made for this evaluation; beside: whether those are evaluated too.
-    """
-
-    def figures(network: Callable[[Tensor], Tensor]) -> dict[str, float]:
-        def predict(x: Tensor) -> Tensor:
-            if args.cuda_graphs:
-                torch.compiler.cudagraph_mark_step_begin()
-            with autocast(args, device):  # around the network only: the view's arithmetic on pixels is exact
-                return network(x)
-
-        return evaluate(predict, stream, len(pools.classes))
-
-    stream = stream or test_stream(pools, args, device)
-    method.eval()
-    parallel.average_batch_norm(method)
-    row = figures(method.predict)
-    for name, network in method.also_evaluated().items() if beside else ():
-        row |= {f"{name}_{figure}": value for figure, value in figures(network).items()}
-    method.train()
-    return row
-
-
 def fit(
-    method: Method, pools: Pools, args: Args, run: RunFolder, device: torch.device, before: RunFolder | None = None
+    method: Method, pools: Pools, args: Args, run: RunFolder, device: torch.device, before: RunFolder | None = None, last: bool = True
 ) -> dict[str, Any]:
     """Train `method` to the end (from the run's newest checkpoint if there is one) and return what result.json records of it.
 
-    before: the stage whose optimisers' memory a new run goes on with; None: it begins with none.
+    before: the stage whose optimisers' memory a new run goes on with; None: it begins with none.  last: no other stage follows.
 
     Raises NonFiniteLoss, Interrupted (SIGTERM, Ctrl-C; after saving), OSError (a checkpoint could not be written).
     """
@@ -222,26 +194,39 @@ def fit(
     run.truncate_metrics(trainer.step)
     method.prepare(pools)
     compile_networks(method, args)
-    progress = Progress(f"{method.name} {args.data} seed {args.seed}", trainer.total_steps, trainer.step,
-                        run.path / "tensorboard" if args.tensorboard and run.writes else None)  # fmt: skip
+    followers = chosen(args, run.path, trainer.step, method.name, trainer.args_hash) if run.writes else []
+    progress = Progress(f"{method.name} {args.data} seed {args.seed}", trainer.total_steps, trainer.step, followers)
+    summary = None
     try:
-        with interruptions() as arrived:
-            _steps(trainer, pools, run, progress, arrived)
+        with interruptions() as arrived, closing(training_batches(method, pools, args, device, trainer.step)) as stream:
+            _steps(trainer, stream, pools, run, progress, arrived)
+            stop = -int(distributed.minimum_(torch.tensor(-max(arrived, default=0))))
+            if stop and not last:  # it came in the last step; a whole stage would follow
+                raise Interrupted(stop)
+        tops = [row["top1"] for row in trainer.evaluations]
+        summary = {"last_top1": tops[-1], "best_top1": max(tops)}
     finally:
-        progress.close()
+        progress.close(summary)
+        trainer.close()
     return dict(
         evaluations=trainer.evaluations,
+        joules=_of_all_processes(trainer.joules, device),
         images_per_second=round(trainer.images_seen / max(trainer.train_seconds, 1e-9), 1),
         minutes=round(trainer.train_seconds / 60, 3),
         peak_memory_mib=round(peak_memory(device) / 2**20, 1),
     )
 
 
-def _steps(trainer: Trainer, pools: Pools, run: RunFolder, progress: Progress, arrived: list[int]) -> None:
+def _of_all_processes(joules: float | None, device: torch.device) -> float | None:
+    total = distributed.sum_(torch.tensor([math.nan if joules is None else joules], device=device)).item()
+    return None if math.isnan(total) else round(total, 1)
+
+
+def _steps(trainer: Trainer, stream: Iterator[Batch], pools: Pools, run: RunFolder, progress: Progress, arrived: list[int]) -> None:
     args, iters = trainer.args, trainer.args.iters_per_epoch
-    save_every = args.checkpoint_freq or iters
+    save_every, print_every = args.checkpoint_freq or iters, print_interval(args.print_freq, trainer.total_steps)
     clock, printed_step, since_print = time.perf_counter(), trainer.step, 0.0
-    stream = training_batches(trainer.method, pools, args, trainer.device, trainer.step)
+    energy = EnergyMeter(trainer.device)
     vote = distributed.Vote()
     while trainer.step < trainer.total_steps:
         epoch = trainer.epoch
@@ -253,12 +238,14 @@ def _steps(trainer: Trainer, pools: Pools, run: RunFolder, progress: Progress, a
         edge = trainer.step % iters == 0
         stop = vote.cast(max(arrived, default=0))  # once a step: what arrives later is seen after the next, and saved then
         due = edge or trainer.step % save_every == 0 or stop
-        if due or trainer.step % args.print_freq == 0:
-            trainer.check_finite()
+        if due or trainer.step % print_every == 0:
+            trainer.finite.check(trainer.step)
             seconds = time.perf_counter() - clock
             trainer.train_seconds += seconds
+            joules = energy.joules()
+            trainer.joules = None if joules is None or trainer.joules is None else trainer.joules + joules
             since_print += seconds
-            if edge or trainer.step % args.print_freq == 0:
+            if edge or trainer.step % print_every == 0:
                 means = trainer.means.pop()
                 steps = trainer.step - printed_step
                 rate = images * steps / since_print
@@ -271,6 +258,7 @@ def _steps(trainer: Trainer, pools: Pools, run: RunFolder, progress: Progress, a
             if due:
                 run.save_state(trainer.state_dict(pools.split_hash), trainer.step)
             clock = time.perf_counter()
+            energy.restart()
         if stop and trainer.step < trainer.total_steps:
             raise Interrupted(stop)
     vote.close()
@@ -280,8 +268,13 @@ def _evaluate_and_record(
     trainer: Trainer, pools: Pools, run: RunFolder, progress: Progress, epoch: int, means: dict[str, float]
 ) -> None:
     if trainer.test_stream is None:
-        trainer.test_stream = test_stream(pools, trainer.args, trainer.device)
-    row = evaluate_method(trainer.method, pools, trainer.args, trainer.device, trainer.test_stream)
+        trainer.test_stream = test_stream(pools.test, trainer.args, trainer.device)
+    answers = Answers(len(pools.test), trainer.device) if trainer.step == trainer.total_steps else None
+    row = evaluate_method(trainer.method, pools, trainer.args, trainer.device, trainer.test_stream, answers=answers)
+    if pools.val is not None:
+        if trainer.val_stream is None:
+            trainer.val_stream = test_stream(pools.val, trainer.args, trainer.device)
+        row |= held_out_figures(trainer.method, pools, trainer.args, trainer.device, trainer.val_stream)
     if row["loss"] - row["loss"] != 0:
         when = f"after step {trainer.step} (epoch {epoch})"
         raise NonFiniteLoss(f"{trainer.method.name} predicts nan or infinity {when}; lower --lr; the checkpoints from before it are kept")
@@ -292,6 +285,8 @@ def _evaluate_and_record(
     for text in trainer.method.warnings(means, trainer.evaluations):
         progress.warning(f"{trainer.method.name}: warning: epoch {epoch}: {text}", once=" ".join(text.split()[:4]))
         run.append_metrics({"step": trainer.step, "epoch": epoch, "kind": "warning", "text": text})
+    if answers is not None:
+        run.save_predictions(answers.arrays())
     weights = parallel.gathered(trainer.method.evaluated().state_dict())
     run.save_weights("latest", weights)
     for name, network in trainer.method.also_evaluated().items():

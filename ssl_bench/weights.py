@@ -8,10 +8,12 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
+
+from ssl_bench.whole_zip import check_zip, is_zip
 
 CONVERTER = "tools/convert_checkpoint.py"
 
@@ -45,7 +47,8 @@ def load_strictly(model: nn.Module, weights: dict[str, Tensor], source: str) -> 
 
 def beginnings(keys: Iterable[str], most: int = 4) -> str:
     """Names by their first part, with counts: ``conv1.* (1), layer1.* (60), ...``; wrappers such as ``module.`` count as none."""
-    counts = Counter(re.match(r"(?:module\.|state_dict\.|model\.)*[^.]+", key)[0] for key in keys)
+    matches = ((key, re.match(r"(?:module\.|state_dict\.|model\.)*[^.]+", key)) for key in keys)
+    counts = Counter(match[0] if match else key for key, match in matches)
     shown = [f"{name}.* ({count})" for name, count in counts.most_common(most)]
     return ", ".join(shown) + (", ..." if len(counts) > most else "")
 
@@ -68,15 +71,29 @@ def read_classifier(path: str | Path) -> dict[str, Tensor]:
     return weights
 
 
-def _is_flat(tree: Any) -> bool:
+def _is_flat(tree: Any) -> TypeGuard[dict[str, Tensor]]:
     return isinstance(tree, dict) and bool(tree) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in tree.items())
 
 
+def _is_plain(value: Tensor) -> bool:
+    """Whether its numbers are there, one after the other: not of a sparse, quantised, nested or complex tensor, nor of one without any."""
+    odd = value.is_nested or value.layout is not torch.strided or value.is_quantized or value.is_complex()
+    return not odd and value.device.type == "cpu" and type(value) in (Tensor, nn.Parameter)
+
+
 def _flat(tree: Any, path: str | Path) -> dict[str, Tensor]:
-    if not _is_flat(tree):
-        held = f"it holds {', '.join(map(str, list(tree)[:6]))}: " if isinstance(tree, dict) and tree else ""
+    if _is_flat(tree):
+        if odd := [key for key, value in tree.items() if not _is_plain(value)]:
+            raise ValueError(f"{path} holds {_short(odd[0])} in a form that no network here has (sparse, quantised, without numbers): save it as a plain tensor")
+    else:
+        held = f"it holds {', '.join(map(_short, list(tree)[:6]))}: " if isinstance(tree, dict) and tree else ""
         raise ValueError(f"{path} is not a flat state dict of tensors: {held}{CONVERTER} takes the network out of a checkpoint")
     return tree
+
+
+def _short(key: Any) -> str:
+    """A key of a foreign file in a message: keys may be anything, and of any length."""
+    return (key if isinstance(key, str) else f"({type(key).__name__})" if isinstance(key, (tuple, frozenset)) else str(key))[:60]
 
 
 def read_tensors(path: str | Path) -> Any:
@@ -84,11 +101,17 @@ def read_tensors(path: str | Path) -> Any:
 
     Besides tensors and plain containers an ``argparse.Namespace`` is read, which the official MAE, DeiT and DINO files carry:
     it is a bag of attributes, and making one runs no code.  Every way of failing is an error of one line that names the file.
+    The checksums a checkpoint carries are compared first, which torch does not do.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"no file {path}")
     if str(path).endswith(".safetensors"):
         return _read_safetensors(path)
+    if is_zip(path):
+        try:
+            check_zip(path)
+        except ValueError as error:
+            raise ValueError(f"{path} is truncated or no checkpoint ({error})") from None
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -99,8 +122,8 @@ def read_tensors(path: str | Path) -> Any:
         held = f"holds {found[1]}" if found else "is no checkpoint, or holds more than tensors"
         safely = f"{CONVERTER} {path} TARGET --tensors-only model takes its tensors out and runs nothing"
         raise ValueError(f"{path} {held}: reading it could run code, refused; {safely}") from None
-    except Exception as error:  # on arbitrary bytes torch's unpickler may fail in any way at all
-        raise ValueError(f"{path} is truncated or no checkpoint: {' '.join(str(error).split())[:160]}") from None
+    except Exception as error:  # noqa: BLE001 - on arbitrary bytes torch's unpickler may fail in any way at all
+        raise ValueError(f"{path} is truncated or no checkpoint ({' '.join(str(error).split())[:160] or type(error).__name__})") from None
 
 
 def _read_safetensors(path: str | Path) -> dict[str, Tensor]:

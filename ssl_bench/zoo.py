@@ -74,7 +74,7 @@ class Published:
 _UNPACK = "unpack the archive again"
 PUBLISHED = {
     EMBEDDED: Published(
-        lambda root, download: digits.load(), classes=10, train=1_297, test=500,
+        lambda root, download: digits.load(), classes=10, train=1_297, test=500, train_per_class=(124, 133),
         about="handwritten digits, 8x8, grey; part of scikit-learn",
     ),  # fmt: skip
     "MNIST": Published(mnist.load_mnist, classes=10, train=60_000, test=10_000, about="handwritten digits, 28x28, grey"),
@@ -183,9 +183,9 @@ def load(
     if root is None and name != EMBEDDED:
         raise ValueError(f"{name} needs a root folder, as in: data/{name.lower()} -d {name}")
     if name == FOLDER:
-        return image_folder.load(root, skip_broken=skip_broken)
+        return image_folder.load(root or "", skip_broken=skip_broken)
     published = PUBLISHED[name]
-    data = published.read(root, download)
+    data = published.read(root or "", download)  # only Digits has none, and needs none
     if check_counts:
         _check_counts(data, published, root)
     return data

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -52,9 +54,17 @@ def bn_free(name: str) -> list[str]:
     return BN_FREE_STREAMS if name == "semiformer" else BN_FREE
 
 
+def pytest_sessionfinish() -> None:
+    """Under `coverage run`: pytest-xdist ends a process that is slow to leave before it has written what it measured."""
+    if "coverage" in sys.modules and (measuring := sys.modules["coverage"].Coverage.current()):
+        measuring.save()
+
+
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():
+    """For this process and those that it starts: several pytest processes share the cores."""
     torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(autouse=True)

@@ -124,6 +124,61 @@ def reductions() -> None:
     }))  # fmt: skip
 
 
+def some_images(n: int):
+    """The first n test images of the digits."""
+    import numpy as np
+
+    from ssl_bench import zoo
+
+    return zoo.load("Digits", None).test.take(np.arange(n))
+
+
+def network():
+    """A linear classifier of 8x8 images, fixed."""
+    import torch
+
+    weight = torch.randn(10, 3 * 8 * 8, generator=torch.Generator().manual_seed(0)) / 10
+    return lambda x: x.flatten(1) @ weight.T
+
+
+def stream(images, batch_size: int):
+    """Its evaluation stream."""
+    import torch
+
+    from ssl_bench.augment.views import build_view
+    from ssl_bench.evaluate import evaluation_stream
+
+    view = build_view("test", image_size=8, resizing="cifar", mean=(0.5,) * 3, std=(0.5,) * 3)
+    return evaluation_stream(images, view, torch.device("cpu"), batch_size=batch_size)
+
+
+def logits_of(pixels):
+    """(N, 10) float64 of grey pixels (N, 1, 8, 8), in NumPy."""
+    import numpy as np
+    import torch
+
+    weight = (torch.randn(10, 3 * 8 * 8, generator=torch.Generator().manual_seed(0)) / 10).double().numpy()
+    x = (pixels.numpy().astype(np.float64) / 255 - 0.5) / 0.5
+    return np.tile(x, (1, 3, 1, 1)).reshape(len(x), -1) @ weight.T
+
+
+def figures(n: int, batch_size: int) -> dict:
+    """What an evaluation gives, and the labels it noted."""
+    import torch
+
+    from ssl_bench.evaluate import Answers, evaluate
+
+    answers = Answers(n, torch.device("cpu"))
+    row = evaluate(network(), stream(some_images(n), batch_size), 10, answers)
+    arrays = answers.arrays()
+    return row | {"labels": [arrays[key].tolist() for key in ("target", "prediction")]}
+
+
+def evaluation(sizes: list[list[int]]) -> None:
+    """Print the figures of each (images, batch size)."""
+    print(json.dumps([figures(*size) for size in sizes]))
+
+
 def main() -> None:
     import torch
 

@@ -74,7 +74,9 @@ QUICK = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("what", "only"), [(what, only) for what in bench.BENCHMARKS for only in QUICK.get(what, [""])])
+@pytest.mark.parametrize(("what", "only"), [
+    pytest.param(what, only, marks=pytest.mark.slow if what == "loader" else ()) for what in bench.BENCHMARKS for only in QUICK.get(what, [""])
+])  # fmt: skip
 def test_every_benchmark_runs_in_tiny_mode_and_leaves_no_file(what, only, capsys):
     before = sorted(bench.RESULTS.glob("*"))
     assert bench.main([what, "--tiny", "--device", "cpu", "--only", only]) == 0
@@ -137,10 +139,10 @@ def test_a_case_that_fails_leaves_a_row():
     def fails():
         raise ValueError("--layer-decay: a WRN does not\nsay what its layers are")
 
-    assert networks._guarded("x", fails) == [harness.skipped("x", "--layer-decay: a WRN does not say what its layers are")]
+    assert networks._guarded("x", lambda case, s: [], fails) == [harness.skipped("x", "--layer-decay: a WRN does not say what its layers are")]
 
 
-@pytest.mark.parametrize("name", catalog.method_names())
+@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name == "dst" else pytest.mark.slow) for name in catalog.method_names()])
 def test_every_method_of_the_gpu_benchmark_has_an_optimizer(name):
     """Where a network and a method do not fit, the run on a GPU, which nobody watches, would end there."""
     from benchmarks import networks

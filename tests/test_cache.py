@@ -26,7 +26,7 @@ from ssl_bench.datasets.cache import key_of, shorten, shortened_size, with_cache
 from ssl_bench.datasets.decode import UnreadableImage, decode
 from ssl_bench.datasets.file_lock import FileLock
 from ssl_bench.pools import make_pools, with_true_labels
-from ssl_bench.streams import EndlessOrder, batches, endless_plans
+from ssl_bench.streams import EndlessOrder, Stream, endless_plans
 
 CPU = torch.device("cpu")
 VIEWS = tuple(
@@ -69,7 +69,7 @@ def cache_files(root: Path) -> list[Path]:
 
 def take(images, n=3, workers=0, views=VIEWS):
     plans = endless_plans(EndlessOrder(len(images), 5, 0, 1), 0)
-    return list(itertools.islice(batches(images, views, plans, (0, 1), CPU, workers), n))
+    return list(itertools.islice(Stream(images, views, plans, (0, 1), CPU, workers), n))
 
 
 def assert_same_batches(ours, theirs) -> None:
@@ -146,6 +146,7 @@ def test_the_number_of_workers_changes_nothing(data, root, kind, monkeypatch):
 
 
 @pytest.mark.parametrize(("method", "where"), [("spawn", "ram"), ("forkserver", "disk")])
+@pytest.mark.slow
 def test_other_starts_of_workers_map_the_file_again(data, root, method, where):
     images = cached(data, root, 16, where).train
     alone = take(images, 1, views=VIEWS[:1])
@@ -176,7 +177,8 @@ print("sum", sum(int(data.train.load(i).sum()) for i in range(len(data.train))))
 """
 
 
-@pytest.mark.parametrize("where", ["disk", pytest.param("ram", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["disk", "ram"])
 def test_two_runs_at_once_share_one_build(tmp_path, where):
     root = make_folder(tmp_path / "data", side=40, per_class=60)
     argv = [sys.executable, "-c", BUILD, str(root), where]

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from ssl_bench import catalog, cli, inventory
+
+RESULTS = str(Path(__file__).parent.parent / "results" / "digits")
 
 
 def run(capsys, *argv: str) -> tuple[int, str, str]:
@@ -65,9 +68,16 @@ def test_a_methods_help_shows_every_flag_with_its_default(capsys):
 
 
 def test_a_script_runs_by_path_from_any_folder(tmp_path):
-    from pathlib import Path
-
     script = Path(__file__).parent.parent / "methods" / "fixmatch.py"
     done = subprocess.run([sys.executable, str(script), "--treshold", "1"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stderr.strip() == "fixmatch: error: unknown flag '--treshold'; did you mean --threshold? (--help lists all)"
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("words", [["table", RESULTS, "--runs-csv", ""]])
+def test_a_command_whose_reader_left_says_so_by_its_code(words, tmp_path):
+    code = f"from ssl_bench import cli; cli.main({words!r})"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()
+    assert process.wait() == 141 and not process.stderr.read()
+    process.stderr.close()

@@ -27,7 +27,7 @@ def write_dogs(root: Path, lists: str = "") -> None:
     write_tree(root / "Images", BREEDS, 4)
     for name, numbers in (("train_list.mat", (3, 0)), ("test_list.mat", (1, 2))):
         files = [(f"{breed}/{breed}_{k}.jpg", label) for label, breed in enumerate(BREEDS, 1) for k in numbers]
-        write_list(root / lists / name, *zip(*files))
+        write_list(root / lists / name, *zip(*files, strict=True))
 
 
 @pytest.mark.parametrize("lists", ["", "lists"])

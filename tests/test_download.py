@@ -217,6 +217,15 @@ def test_unpack_adds_to_what_is_there(tmp_path, name):
     assert (root / "set" / "a" / "1").read_bytes() == b"new"
 
 
+@pytest.mark.parametrize(("packed", "called"), [("a.tar.gz", "b.tar"), ("a.tar", "b.tgz")])
+def test_a_tar_may_be_packed_whatever_its_name_says(tmp_path, packed, called):
+    os.rename(tar_of(tmp_path / packed, {"set/1": b"one"}), tmp_path / called)
+    (tmp_path / "root").mkdir()
+    unpack(str(tmp_path / called), str(tmp_path / "root"))
+    assert files_below(tmp_path / "root") == ["set", "set/1"]
+    assert not called.endswith(".tar") or archive.crc_error(str(tmp_path / called), called) is None
+
+
 @pytest.mark.parametrize("name", ["a.tar.gz", "a.zip"])
 @pytest.mark.parametrize("member", ["../evil", "set/../../evil", "/{}/evil"])
 def test_no_member_lands_outside(tmp_path, name, member):
@@ -427,9 +436,10 @@ def test_a_run_ends_with_one_line_and_exit_code_1(tmp_path, site, toy, monkeypat
         return read_or_fetch("CUB200", root, read, files, "put them there", download)
 
     monkeypatch.setitem(zoo.PUBLISHED, "CUB200", zoo.Published(load, 1, 1, 1))
-    root = tmp_path / "root"
-    assert launch.run_command(catalog.load_method("erm"), [str(root), "-d", "CUB200", *TINY, "--recipe", "none", *flags]) == 1
+    root, runs = tmp_path / "data" / "root", tmp_path / "runs"
+    assert launch.run_command(catalog.load_method("erm"), [str(root), "-d", "CUB200", *TINY, "--recipe", "none", "--log", str(runs), *flags]) == 1
     (line,) = capfd.readouterr().err.splitlines()
     assert "CUB200" in line and str(root) in line and line.endswith("put them there")
     left = {"404": ["set.tar.gz"], "cut": [".labels.part", "set.tar.gz"]}.get(cause, [])
-    assert files_below(tmp_path) == (["root", *(f"root/{name}" for name in left)] if left else [])
+    assert files_below(tmp_path / "data") == (["root", *(f"root/{name}" for name in left)] if left else [])
+    assert {Path(name).name for name in files_below(runs) if (runs / name).is_file()} <= {".lock", "failed.json"}, "no run of a table"

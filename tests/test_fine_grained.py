@@ -73,11 +73,11 @@ def make_cars(root: Path) -> dict[str, Listed]:
     found = {}
     for part, labels in {"train": [2, 1, 3], "test": [3, 1, 2, 2]}.items():
         files = [put(root, f"stanford_cars/cars_{part}/{i:05d}.jpg") for i in range(1, len(labels) + 1)]
-        rows = np.array([(1, label, Path(name).name) for label, name in zip(labels, files)],
+        rows = np.array([(1, label, Path(name).name) for label, name in zip(labels, files, strict=True)],
                         dtype=[("bbox_x1", "O"), ("class", "O"), ("fname", "O")])  # fmt: skip
         lists = {"train": "devkit/cars_train_annos.mat", "test": "cars_test_annos_withlabels.mat"}
         savemat(root, f"stanford_cars/{lists[part]}", annotations=rows)
-        found[part] = [(name, label - 1) for name, label in zip(files, labels)]
+        found[part] = [(name, label - 1) for name, label in zip(files, labels, strict=True)]
     savemat(root, "stanford_cars/devkit/cars_meta.mat", class_names=np.array(["AM Hummer", "Audi A5", "BMW M3"], dtype=object))
     return found
 
@@ -97,10 +97,10 @@ def make_pets(root: Path) -> dict[str, Listed]:
     parts = {"trainval": ["beagle_2", "Abyssinian_1", "great_dane_1"], "test": ["great_dane_3", "beagle_1", "Abyssinian_7"]}
     for part, names in parts.items():
         labels = [breeds[name.rpartition("_")[0]] for name in names]
-        rows = "".join(f"{name} {label} {1 + (label > 1)} 1\n" for name, label in zip(names, labels))
+        rows = "".join(f"{name} {label} {1 + (label > 1)} 1\n" for name, label in zip(names, labels, strict=True))
         put(root, f"oxford-iiit-pet/annotations/{part}.txt", rows)
         files = [put(root, f"oxford-iiit-pet/images/{name}.jpg") for name in names]
-        found["test" if part == "test" else "train"] = [(name, i - 1) for name, i in zip(files, labels)]
+        found["test" if part == "test" else "train"] = [(name, i - 1) for name, i in zip(files, labels, strict=True)]
     return found
 
 
@@ -135,7 +135,7 @@ def make_sun397(root: Path) -> dict[str, Listed]:
     for part, rows in {"Training": [(1, "x"), (0, "y"), (1, "a")], "Testing": [(0, "z"), (1, "b")]}.items():
         names = [f"{classes[c]}/sun_{stem}.jpg" for c, stem in rows]
         put(root, f"Partitions/{part}_01.txt", "".join(f"{name}\r\n" for name in names))
-        found[part[:5].lower().rstrip("in")] = [(put(root, f"SUN397{name}"), c) for name, (c, _) in zip(names, rows)]
+        found[part[:5].lower().rstrip("in")] = [(put(root, f"SUN397{name}"), c) for name, (c, _) in zip(names, rows, strict=True)]
     put(root, "SUN397/a/abbey/sun_unused.jpg")
     return {"train": found["tra"], "test": found["test"]}
 
@@ -206,7 +206,7 @@ def mini(name: str, root: Path, download: bool = False):
 
 
 def listed(images) -> Listed:
-    return list(zip(images.paths, images.targets.tolist()))
+    return list(zip(images.paths, images.targets.tolist(), strict=True))
 
 
 def check(name: str, data, root: Path, found: dict[str, Listed]) -> None:

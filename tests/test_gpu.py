@@ -68,6 +68,7 @@ def no_step_waits(trainer, batches) -> None:
             trainer.update(next(batches))
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    assert trainer.step == 6
 
 
 @pytest.mark.parametrize("flags", [["--compile"], ["--cuda-graphs"], ["--cuda-graphs", "--accumulate", "2"], ["--concat", "--cuda-graphs"]])

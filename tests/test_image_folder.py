@@ -337,6 +337,7 @@ def test_through_the_zoo(tmp_path):
         zoo.load("ImageFolder", str(tmp_path))
 
 
+@pytest.mark.slow
 def test_real_images_equal_torchvision(tmp_path):
     archive = SHARED / "tinyimagenet20_dev_imagefolder.zip"
     if not archive.exists():

@@ -35,7 +35,7 @@ def test_imagenet_is_imagefolder_in_its_order(tmp_path, base, val):
     data = mini("ImageNet", tmp_path)
     for images, part in ((data.train, "train"), (data.test, val)):
         expected = ImageFolder(str(tmp_path / base / part))
-        found = zip(map(os.path.normpath, images.paths), images.targets.tolist())
+        found = zip(map(os.path.normpath, images.paths), images.targets.tolist(), strict=True)
         assert list(found) == expected.samples
         assert list(data.classes) == expected.classes
 
@@ -66,8 +66,8 @@ def devkit_files() -> dict[str, bytes]:
     savemat = pytest.importorskip("scipy.io").savemat
     rows = [(2, WNIDS[0], 0), (3, WNIDS[1], 0), (1, WNIDS[2], 0), (1001, "n00000001", 3)]
     synsets = np.empty((len(rows), 1), dtype=[(key, object) for key in ("ILSVRC2012_ID", "WNID", "num_children")])
-    for synset, row in zip(synsets[:, 0], rows):
-        for key, value in zip(synsets.dtype.names, row):
+    for synset, row in zip(synsets[:, 0], rows, strict=True):
+        for key, value in zip(synsets.dtype.names, row, strict=True):
             synset[key] = value
     meta = io.BytesIO()
     savemat(meta, {"synsets": synsets})
@@ -234,7 +234,7 @@ def test_imagenet100_counts(tmp_path, monkeypatch):
 
 def parts_of_classes(root: Path) -> None:
     """The few-shot split: other classes in each part, 6 images each."""
-    for part, wnid in zip(("train", "val", "test"), WNIDS):
+    for part, wnid in zip(("train", "val", "test"), WNIDS, strict=True):
         write_tree(root / part, [wnid], 6)
 
 
@@ -244,7 +244,7 @@ def lists_and_images(root: Path) -> None:
     for path in root.glob("made/*/*"):
         path.rename(root / "images" / path.name)
     shutil.rmtree(root / "made")
-    for part, wnid in zip(("train", "val", "test"), WNIDS):
+    for part, wnid in zip(("train", "val", "test"), WNIDS, strict=True):
         rows = [f"{wnid}_{k}.jpg,{wnid}" for k in reversed(range(6))]
         (root / f"{part}.csv").write_text("\n".join(["filename,label", *rows, ""]))
 

@@ -75,6 +75,12 @@ def test_the_comparison_is_strict():
     assert confident_pseudo_labels(y, math.nextafter(0.5, 0) - 1e-7)[0].tolist() == [1, 1, 1]
 
 
+def test_confidences_of_bf16_logits_are_not_rounded():
+    y = torch.tensor([[2.953125, 0.0]], dtype=torch.bfloat16)  # 0.95039, in bf16 0.94922
+    assert y.softmax(dim=1).max().float() < 0.95
+    assert confident_pseudo_labels(y, 0.95)[0].tolist() == [1]
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_masked_cross_entropy_divides_by_the_batch(seed):
     _, y, pseudo = case(seed)

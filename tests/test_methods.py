@@ -7,6 +7,8 @@ import importlib
 import json
 import math
 import shutil
+import types
+from typing import Generic, TypeVar
 
 import numpy as np
 import pytest
@@ -14,7 +16,9 @@ import torch
 from torch import nn
 
 from ssl_bench import catalog, launch, runs
+from ssl_bench.args import Args
 from ssl_bench.feed import training_batches
+from ssl_bench.method import Method, Stage
 
 flexmatch, dst, self_tuning, uda = (importlib.import_module(f"ssl_bench.methods.{name}") for name in ("flexmatch", "dst", "self_tuning", "uda"))
 
@@ -31,8 +35,8 @@ def draws(*shape: int, seed: int = 0) -> torch.Tensor:
 class OneStep:
     """A method's step on logits given by hand: what each backward got, and what was logged."""
 
-    def __init__(self, run, logits: list[torch.Tensor]) -> None:
-        self.run, self.step, self.epoch, self.losses = run, 0, 0, {}
+    def __init__(self, run, logits: list[torch.Tensor], epoch: int = 0) -> None:
+        self.run, self.step, self.epoch, self.losses = run, 0, epoch, {}
         waiting = iter(logits)
         batch = next(training_batches(run.method, run.pools, run.args, torch.device("cpu"), 0))
         self.batch = dataclasses.replace(batch, idx_u=torch.arange(len(batch.idx_u)))
@@ -41,6 +45,105 @@ class OneStep:
 
     def backward(self, loss: torch.Tensor, term: str) -> None:
         self.losses[term] = loss.item()
+
+
+# Who labels whom
+
+
+def gradient_of_views(tiny, name: str, *flags: str) -> list[bool]:
+    """Whether each unlabelled view's logits get gradient."""
+    run = tiny(name, *flags)
+    batch = next(training_batches(run.method, run.pools, run.args, torch.device("cpu"), 0))
+    marked = [tuple(torch.full_like(x, first + i) for i, x in enumerate(views)) for first, views in ((0, batch.x_l), (10, batch.x_u))]
+    logits = {mark: draws(8, 10, seed=mark).requires_grad_() for mark in (0, 1, 10, 11)}
+    run.method.model.forward = lambda x: 1 * logits[int(x[0, 0, 0, 0])]
+
+    class Loop:
+        step = epoch = 0
+
+        def backward(self, loss, term):
+            loss.backward()
+
+    run.method.train_step(dataclasses.replace(batch, x_l=marked[0], x_u=marked[1]), Loop())
+    assert all(logits[mark].grad.abs().sum() > 0 for mark in (0, 1))
+    return [logits[mark].grad is not None and bool(logits[mark].grad.abs().sum() > 0) for mark in (10, 11)]
+
+
+@pytest.mark.parametrize("name", ["fixmatch", "flexmatch", "uda", "debiasmatch"])
+def test_a_weak_view_labels_the_strong_one_and_gets_no_gradient(tiny, name):
+    assert catalog.load_method(name).unlabeled_views == ("weak", "strong")
+    assert gradient_of_views(tiny, name, "--threshold", "0") == [False, True]
+
+
+def test_both_views_of_a_pi_model_have_gradient(tiny):
+    assert gradient_of_views(tiny, "pi_model") == [True, True]
+
+
+# Mean Teacher
+
+
+def test_the_teacher_is_a_true_mean_until_the_cap(tiny):
+    run, seen = tiny("mean_teacher", "--alpha", "0.999"), []
+    for _ in range(3):
+        run.steps(1)
+        seen.append({key: value.clone() for key, value in run.method.model.named_parameters()})
+    for key, value in run.method.teacher.model.named_parameters():
+        torch.testing.assert_close(value, sum(weights[key] for weights in seen) / 3, rtol=1e-5, atol=1e-7)
+    run = tiny("mean_teacher", "--alpha", "0.5")
+    run.steps(2)
+    before = {key: value.clone() for key, value in run.method.teacher.model.named_parameters()}
+    run.steps(1)
+    for key, value in run.method.model.named_parameters():
+        torch.testing.assert_close(run.method.teacher.model.get_parameter(key), (before[key] + value) / 2, rtol=1e-5, atol=1e-7)
+
+
+def test_the_network_that_is_asked_for_is_evaluated(tiny):
+    x = draws(4, 3, 8, 8)
+    for flags, which in (([], "teacher"), (["--evaluate", "student"], "student")):
+        run = tiny("mean_teacher", *flags)
+        run.steps(2)
+        run.method.eval()
+        networks = {"teacher": run.method.teacher.model, "student": run.method.model}
+        assert run.method.evaluated() is networks[which] and torch.equal(run.method.predict(x), networks[which](x))
+        assert not torch.equal(networks["teacher"](x), networks["student"](x))
+
+
+# Figures for display
+
+
+def hot(label: torch.Tensor, right: int) -> torch.Tensor:
+    """Logits (8, 10) whose arg max is the label in the first `right` rows and the next class in the others."""
+    return 5.0 * nn.functional.one_hot(torch.where(torch.arange(8) < right, label.clamp(min=0), (label + 1) % 10), 10)
+
+
+@pytest.mark.parametrize("name", ["fixmatch", "flexmatch", "debiasmatch", "uda", "pseudo_label", "mean_teacher", "noisy_student", "dst"])
+def test_figures_for_display_are_what_their_names_say(tiny, name):
+    run = tiny(name, *(["--threshold", "0.5"] if name not in ("mean_teacher", "noisy_student") else []))
+    batch = next(training_batches(run.method, run.pools, run.args, torch.device("cpu"), 0))
+    y_l, y_u = hot(batch.y_l, 3), hot(batch.y_u_hidden, 6)
+    y_u[7] = 0  # not confident
+    if name == "dst":
+        three = torch.cat([torch.cat([y_l, y_u])] * 3, dim=1)
+        logits = [draws(8, 30), three, draws(8, 30)]
+    else:
+        logits = [y_l, draws(8, 10), y_u, draws(8, 10, seed=1)]
+    if name == "mean_teacher":
+        run.method.teacher.forward = lambda x: y_u
+    if name == "noisy_student":
+        run.method.teacher_logits = y_u
+    if name == "debiasmatch":
+        run.method.prior.copy_(torch.arange(1, 11) / 55)
+    logged = OneStep(run, logits).logged
+    assert logged["cls_acc"].item() == 3 / 8
+    known = batch.y_u_hidden[7] == 0  # of equal logits the first counts
+    if name in ("mean_teacher", "noisy_student"):
+        assert logged["teacher_acc"].item() == (6 + bool(known)) / 8
+    elif name != "flexmatch":
+        assert logged["kept"].item() == 7 / 8 and logged["pseudo_acc"].item() == pytest.approx(6 / 7)
+    if name == "flexmatch":
+        assert logged["mean_threshold"].item() == 0 and logged["kept"].item() == 1
+    if name == "debiasmatch":
+        assert logged["prior_max"].item() == pytest.approx(10 / 55)
 
 
 # UDA
@@ -312,7 +415,10 @@ def test_a_step_remembers_every_labelled_and_unlabelled_key(tiny):
 
 def test_generations_are_stages_each_taught_by_the_one_before():
     method = catalog.load_method("noisy_student")
-    resolve = lambda *argv: method.stages(launch.resolve(method, ["--recipe", "none", *argv])[0])
+
+    def resolve(*argv: str) -> list[Stage]:
+        return method.stages(launch.resolve(method, ["--recipe", "none", *argv])[0])
+
     alone, taught = resolve(), resolve("--pretrained-teacher", "file.pth")
     assert [(s.name, s.previous, s.args.pretrained_teacher) for s in alone + taught] == [("train", None, None), ("train", "file.pth", "file.pth")]
     three = resolve("--generations", "3", "--teacher-epochs", "7")
@@ -350,6 +456,14 @@ def test_the_student_starts_anew_and_its_teacher_stays(tiny):
     before = {key: value.clone() for key, value in teacher.items()}
     run.steps(3)
     assert all(torch.equal(before[key], value) for key, value in run.method.teacher.model.named_parameters())
+
+
+def test_the_teachers_logits_are_made_without_noise(tiny):
+    run, x = tiny("noisy_student"), draws(4, 3, 8, 8)
+    run.method.train()
+    y = run.method.teacher(x)
+    assert torch.equal(run.method.teacher(x), y)
+    torch.testing.assert_close(torch.cat([run.method.teacher(x[i : i + 1]) for i in range(4)]), y, rtol=1e-5, atol=1e-5)
 
 
 def test_noisy_student_loss_is_soft_cross_entropy_at_a_temperature(tiny):
@@ -394,6 +508,7 @@ def test_a_stopped_run_of_stages_goes_on_with_the_stage_it_was_in(tmp_path, caps
     assert (run / "checkpoints" / "latest.pth").read_bytes() == weights
 
 
+@pytest.mark.slow
 def test_a_teacher_in_a_file_a_run_folder_or_tllibs_place(tmp_path, capsys):
     method = catalog.load_method("noisy_student")
     common = ["-a", "test_resnet", "--epochs", "1", "--iters-per-epoch", "2", "--device", "cpu", "--batch-size", "4"]
@@ -432,6 +547,17 @@ def test_a_teacher_of_another_network_is_one_line(tmp_path, capsys):
     assert not list(tmp_path.rglob("args.json"))  # no run in the tables
 
 
+def test_a_run_that_goes_on_at_a_stage_says_which_are_done(tmp_path, capsys):
+    argv = "-a test_resnet --epochs 1 --iters-per-epoch 1 --device cpu --batch-size 4 --generations 1 --teacher-epochs 1 --log whole".split()
+    assert launch.run_command(catalog.load_method("noisy_student"), argv) == 0
+    assert "generation0, 1 of 2\n" in capsys.readouterr().out
+    (run,) = tmp_path.glob("whole/noisy_student/Digits/4x/*")
+    for folder in (run, run / "generation1"):
+        (folder / "result.json").unlink()
+    assert launch.run_command(catalog.load_method("noisy_student"), argv) == 0
+    assert "generation0, 1 of 2: done already\n" in capsys.readouterr().out
+
+
 def test_a_teacher_that_is_not_trained_to_its_end_is_refused(tmp_path, capsys):
     method = catalog.load_method("noisy_student")
     argv = "-a test_resnet --epochs 1 --iters-per-epoch 1 --device cpu --batch-size 4 --generations 1 --teacher-epochs 1".split()
@@ -450,3 +576,38 @@ def test_without_an_unlabelled_image_a_method_says_so_before_it_trains(name, tmp
     assert launch.run_command(catalog.load_method(name), ["--device", "cpu", "--all-labeled"]) == 1
     error = capsys.readouterr().err.splitlines()
     assert len(error) == 1 and f"{name} needs unlabelled images" in error[0] and not list(tmp_path.rglob("args.json"))
+
+
+# The contract of a method of one's own
+
+
+def test_a_method_s_arguments_pass_through_a_generic_one_in_between():
+    @dataclasses.dataclass
+    class Own(Args):
+        """Flags of one's own."""
+
+    given, other = TypeVar("given", bound=Args), TypeVar("other")
+
+    class Between(Method[given]):
+        pass
+
+    class Typed(Method[Own], Generic[other]):
+        pass
+
+    class Last(Between[Own]):
+        pass
+
+    class Listed(Typed[int]):
+        pass
+
+    assert Between.Args is Args and [made.Args for made in (Typed, Last, Listed)] == [Own] * 3
+
+
+def test_the_supervised_term_takes_a_flag_of_the_method_s_own():
+    y, strong = draws(4, 3, seed=1), draws(4, 3, seed=2)
+    target, lost = torch.tensor([0, 1, 2, 0]), []
+    method = types.SimpleNamespace(args=types.SimpleNamespace(trade_off_cls_strong=0.5))
+    loop = types.SimpleNamespace(backward=lambda loss, term: lost.append((loss.item(), term)))
+    Method.supervised(method, iter([y, strong]), target, loop)
+    cross = [-np.log(softmax(each.numpy())[range(4), target]).mean() for each in (y, strong)]
+    assert lost == [(pytest.approx(cross[0] + 0.5 * cross[1], rel=1e-5), "cls_loss")]

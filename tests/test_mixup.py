@@ -158,6 +158,7 @@ def test_draws_have_timms_shape_in_every_mode():
     n = 8
     modes = {mode: draw_mixup(n, mixup=0.8, cutmix=1.0, mode=mode, random=generator(3)) for mode in ("batch", "pair", "elem")}
     assert all(mix.partner.tolist() == [*range(n - 1, -1, -1)] for mix in modes.values())
+    assert all((mix.cut.shape, mix.centre.shape, mix.weight.shape) == ((n,), (n, 2), (n,)) for mix in modes.values())
     assert [len(set(mix.weight.tolist())) for mix in modes.values()] == [1, n // 2, n]
     pair = modes["pair"]
     assert pair.weight.tolist() == pair.weight.flip(0).tolist() and torch.equal(pair.centre, pair.centre.flip(0)) and torch.equal(pair.cut, pair.cut.flip(0))

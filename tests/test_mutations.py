@@ -2,42 +2,65 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import os
-import pickle
 import statistics
 import sys
 
 import numpy as np
 import pytest
+import test_contract
+import test_ema
+import test_evaluate
+import test_fixed_split
+import test_formulas
+import test_losses
 import test_mae
 import test_methods
+import test_metrics
 import test_mixup
 import test_nets_positional
+import test_pools
 import test_positional
+import test_pretrained
 import test_semi_vit
 import test_semiformer
 import test_streams
+import test_tables
 import test_trainer
+import test_weights
 import torch
-from test_contract import assert_trees_equal, check_differs_from_erm, check_no_idle_term, check_no_peeking
+from test_contract import check_differs_from_erm, check_no_idle_term, check_no_peeking
 
-from ssl_bench import catalog, losses, mixup, pools, record, runs, schedules, trainer
+from ssl_bench import catalog, distributed, evaluate, feed, losses, mixup, pools, record, run_row, schedules, streams, trainer
 from ssl_bench.ema import EMATeacher
 from ssl_bench.models import Classifier
 from ssl_bench.nets.positional import PositionHead, relative_labels
-from ssl_bench.pools import make_pools
 from ssl_bench.streams import EndlessOrder
 
 
-def caught(check, *args) -> None:
-    with pytest.raises(AssertionError):
+def caught(check, *args, error: type[BaseException] = AssertionError) -> None:
+    """The check, one of the suite's own, fails; error: where it does not come to its assertion."""
+    with pytest.raises(error):
         check(*args)
 
 
 def script(name: str):
     """The module of a method, where its imported losses can be replaced."""
     return sys.modules[catalog.load_method(name).__module__]
+
+
+def let_gradient_through(monkeypatch, name: str) -> None:
+    """Without the no_grad of a method's step."""
+    method = catalog.load_method(name)
+    original = method.train_step
+
+    def step(self, batch, loop):
+        with monkeypatch.context() as inside:
+            inside.setattr(torch, "no_grad", contextlib.nullcontext)
+            return original(self, batch, loop)
+
+    monkeypatch.setattr(method, "train_step", step)
 
 
 def test_an_unlabelled_loss_without_gradient(tiny, monkeypatch):
@@ -80,6 +103,33 @@ def test_true_labels_of_unlabelled_images_used_in_training(tiny, monkeypatch):
     caught(check_no_peeking, tiny, "fixmatch")
 
 
+def test_true_labels_seen_before_the_first_step(tiny, monkeypatch):
+    method = catalog.load_method("noisy_student")
+    original = method.prepare
+
+    def peeking(self, pools):
+        original(self, pools)
+        self.teacher_logits += torch.from_numpy(pools.unlabeled.targets)[:, None] * torch.eye(10)[0]
+
+    monkeypatch.setattr(method, "prepare", peeking)
+    caught(check_no_peeking, tiny, "noisy_student")
+
+
+@pytest.mark.slow
+def test_true_labels_seen_by_an_earlier_stage(tmp_path, monkeypatch):
+    """Noisy Student's first generation, taught by what it should not know."""
+    method = catalog.load_method("noisy_student")
+    original = method.train_step
+
+    def peeking(self, batch, loop):
+        if self.args.pretrained_teacher == "generation0":
+            batch = dataclasses.replace(batch, idx_u=(batch.idx_u + batch.y_u_hidden).clamp(min=0) % len(self.teacher_logits))
+        return original(self, batch, loop)
+
+    monkeypatch.setattr(method, "train_step", peeking)
+    caught(test_contract.check_no_stage_peeks, tmp_path, monkeypatch, "noisy_student", "--generations", "2")
+
+
 def test_a_method_that_is_erm_in_disguise(tiny, monkeypatch):
     method = catalog.load_method("mean_teacher")
     monkeypatch.setattr(method, "train_step", catalog.load_method("erm").train_step)
@@ -91,17 +141,15 @@ def test_a_ramp_that_never_starts(tiny, monkeypatch):
     caught(check_no_idle_term, tiny, "mean_teacher")
 
 
-def check_divided_by_batch():
-    y_u, mask = torch.zeros(4, 2), torch.tensor([1.0, 0, 0, 0])
-    assert losses.masked_cross_entropy(y_u, torch.zeros(4, dtype=torch.int64), mask).item() == pytest.approx(np.log(2) / 4)
-
-
 def test_a_loss_divided_by_the_kept_instead_of_the_batch(tiny, monkeypatch):
     def by_kept(y_u, pseudo, mask):
         return (torch.nn.functional.cross_entropy(y_u, pseudo, reduction="none") * mask).sum() / mask.sum().clamp(min=1)
 
-    monkeypatch.setattr(losses, "masked_cross_entropy", by_kept)
-    caught(check_divided_by_batch)
+    monkeypatch.setattr(test_losses, "masked_cross_entropy", by_kept)
+    caught(test_losses.test_masked_cross_entropy_divides_by_the_batch, 0)
+    for name in ("fixmatch", "pseudo_label"):
+        monkeypatch.setattr(script(name), "masked_cross_entropy", by_kept)
+        caught(test_formulas.test_hard_pseudo_labels, tiny, name)
 
 
 def test_an_order_that_ignores_the_seed(monkeypatch):
@@ -111,26 +159,28 @@ def test_an_order_that_ignores_the_seed(monkeypatch):
 
 
 def test_a_split_that_ignores_the_seed(digits, monkeypatch):
-    def seeds_differ():
-        assert make_pools(digits, 4, 0).split_hash != make_pools(digits, 4, 1).split_hash
-
-    seeds_differ()
     original = pools.class_balanced_split
     monkeypatch.setattr(pools, "class_balanced_split", lambda targets, n, seed, classes: original(targets, n, 0, classes))
-    caught(seeds_differ)
+    caught(test_pools.test_a_split_is_a_function_of_the_seed_and_of_no_process, digits, monkeypatch)
 
 
-def check_two_runs_are_equal(tiny):
-    pair = [tiny("erm"), tiny("erm")]
-    for run in pair:
-        run.steps(2)
-    assert_trees_equal(pair[0].weights(), pair[1].weights(), "weights")
+def test_a_split_that_depends_on_the_process(digits, monkeypatch):
+    """Semi-ViT's, drawn after the rank was added to the seed: each process labels other images, all of them are trained on."""
+    original = pools.class_balanced_split
+    by_rank = lambda targets, n, seed, classes: original(targets, n, seed + distributed.rank(), classes)  # noqa: E731
+    monkeypatch.setattr(pools, "class_balanced_split", by_rank)
+    caught(test_pools.test_a_split_is_a_function_of_the_seed_and_of_no_process, digits, monkeypatch)
 
 
 def test_dropout_that_is_not_a_function_of_the_step(tiny, monkeypatch):
-    check_two_runs_are_equal(tiny)
     monkeypatch.setattr(trainer, "seed_of", lambda *key: np.random.default_rng().integers(2**31).item())
-    caught(check_two_runs_are_equal, tiny)
+    caught(test_trainer.test_dropout_is_a_function_of_the_step, tiny)
+
+
+def test_dropout_that_is_the_same_at_every_step(tiny, monkeypatch):
+    original = trainer.seed_of
+    monkeypatch.setattr(trainer, "seed_of", lambda *key: original(*key[:2]))
+    caught(test_trainer.test_dropout_is_a_function_of_the_step, tiny)
 
 
 def test_a_learning_rate_squared_by_its_schedule(monkeypatch, tiny):
@@ -139,23 +189,21 @@ def test_a_learning_rate_squared_by_its_schedule(monkeypatch, tiny):
     caught(test_trainer.test_the_learning_rate_follows_tllibs_exp_schedule_per_step, tiny)
 
 
-def test_best_on_test_as_headline():
-    evaluations = [{"top1": float(top1), "top5": 90.0, "mean_class": 50.0, "epoch": i, "step": i} for i, top1 in enumerate((60, 80, 70))]
-    scores = runs._scores(evaluations)
-    assert scores["top1_last"] == 70 and scores["top1_best"] == 80 and scores["top1_median20"] == statistics.median((60, 80, 70))
+def test_best_on_test_as_headline(tmp_path, monkeypatch):
+    original = run_row._scores
+
+    def best(evaluations):
+        scores = original(evaluations)
+        return scores | {name: scores[name.replace("_last", "_best")] for name in scores if name.endswith("_last")}
+
+    monkeypatch.setattr(run_row, "_scores", best)
+    caught(test_tables.test_selection_rules_and_their_names, tmp_path)
 
 
-def test_a_label_in_the_checkpoint_that_runs_code(tmp_path):
-    class Bomb:
-        def __reduce__(self):
-            return os.mkdir, (str(tmp_path / "exploded"),)
-
-    folder = record.RunFolder(tmp_path)
-    folder.checkpoints.mkdir()
-    (folder.checkpoints / "state-00000001.pt").write_bytes(pickle.dumps(Bomb(), protocol=2))
-    with pytest.raises(ValueError, match="no checkpoint"):
-        folder.load_state()
-    assert not (tmp_path / "exploded").exists()
+def test_a_checkpoint_that_may_run_code(tmp_path, monkeypatch):
+    original = torch.load
+    monkeypatch.setattr(torch, "load", lambda *given, **settings: original(*given, **{**settings, "weights_only": False}))
+    caught(test_weights.test_a_pickle_bomb_is_refused_and_never_goes_off, tmp_path, "torch", error=pytest.fail.Exception)
 
 
 # The seven methods after the spine
@@ -411,8 +459,262 @@ def test_the_same_half_of_the_channels_for_query_and_key(monkeypatch):
     original = PositionHead._relative
 
     def first_half(self, tokens, pairs):
-        half = tokens[..., : self.half]
+        half = tokens[..., : self.middle]
         return original(self, torch.cat([half, half], dim=-1), pairs)
 
     monkeypatch.setattr(PositionHead, "_relative", first_half)
     caught(test_nets_positional.check_the_fast_form_is_the_naive_one, (2, 5))
+
+
+# Averages, teachers, schedules
+
+
+def test_a_moving_average_of_parameters_only(monkeypatch):
+    """TLlib's, whose copy of BatchNorm's statistics misses every layer without "bn" in its name; others' evaluate fresh ones."""
+
+    @torch.no_grad()
+    def parameters_only(self, student, decay):
+        for theirs, ours in zip(self.model.parameters(), student.parameters(), strict=True):
+            theirs.lerp_(ours, 1 - decay)
+
+    monkeypatch.setattr(EMATeacher, "update", parameters_only)
+    caught(test_ema.test_follows_the_closed_form_buffers_included)
+
+
+def test_a_moving_average_with_its_two_sides_exchanged(monkeypatch):
+    original = EMATeacher.update
+    monkeypatch.setattr(EMATeacher, "update", lambda self, student, decay: original(self, student, 1 - decay))
+    caught(test_ema.test_follows_the_closed_form_buffers_included)
+
+
+def test_a_teacher_that_keeps_half_of_its_random_start(tiny, monkeypatch):
+    """A decay of 0.999 from the first step on, without Mean Teacher's 1 - 1/t."""
+    monkeypatch.setattr(script("mean_teacher"), "capped_decay", lambda updates, decay: decay)
+    caught(test_methods.test_the_teacher_is_a_true_mean_until_the_cap, tiny)
+
+
+def test_a_student_that_is_evaluated_for_its_teacher(tiny, monkeypatch):
+    """TLlib's Mean Teacher: the paper reports the teacher."""
+    method = catalog.load_method("mean_teacher")
+    monkeypatch.setattr(method, "evaluated", lambda self: self.model)
+    caught(test_methods.test_the_network_that_is_asked_for_is_evaluated, tiny)
+
+
+def test_a_key_encoder_that_follows_twice_a_step(tiny, monkeypatch):
+    """TLlib's Self-Tuning: the momentum of a step is m^2."""
+    original = EMATeacher.update
+    monkeypatch.setattr(EMATeacher, "update", lambda self, student, decay: [original(self, student, decay) for _ in range(2)])
+    caught(test_methods.test_the_key_encoder_follows_once_a_step_or_twice_as_tllibs, tiny)
+
+
+def test_a_teacher_with_noise(tiny, monkeypatch):
+    """Noisy Student's labels are made without dropout, by running statistics."""
+    original = EMATeacher.__init__
+    monkeypatch.setattr(EMATeacher, "__init__", lambda self, student, mode: original(self, student, "train"))
+    caught(test_methods.test_the_teachers_logits_are_made_without_noise, tiny)
+
+
+def test_a_schedule_that_counts_epochs_for_steps(tiny, monkeypatch):
+    original = schedules.learning_rate
+    monkeypatch.setattr(trainer.schedules, "learning_rate", lambda step, **settings: original(step // 3, **settings))
+    caught(test_trainer.test_the_learning_rate_follows_tllibs_exp_schedule_per_step, tiny)
+    caught(test_trainer.test_the_cosine_and_the_warm_up, tiny)
+
+
+def test_gradients_of_micro_batches_that_are_summed(tiny, monkeypatch):
+    monkeypatch.setattr(trainer.Trainer, "_backward", lambda self, loss: loss.backward())
+    caught(test_contract.test_two_micro_batches_of_four_equal_one_batch_of_eight, tiny, "fixmatch")
+
+
+# Losses
+
+
+def test_worst_case_labels_that_are_predicted(tiny, monkeypatch):
+    """TLlib's DST, contrary to its paper's eq. 8."""
+    method = catalog.load_method("dst")
+    original = method.train_step
+
+    def predicted(self, batch, loop):
+        self.args = dataclasses.replace(self.args, worst_case_labels="predicted")
+        return original(self, batch, loop)
+
+    monkeypatch.setattr(method, "train_step", predicted)
+    caught(test_methods.test_dst_losses_are_those_of_its_three_heads, tiny, "true")
+
+
+def test_thresholds_without_the_images_that_have_no_label_yet(monkeypatch):
+    """TorchSSL's FlexMatch without its warm-up, where eq. 11 has one."""
+    original = test_methods.flexmatch.flexible
+    monkeypatch.setattr(test_methods.flexmatch, "flexible", lambda selected, classes, warmup: original(selected, classes, False))
+    caught(test_methods.test_flexible_thresholds_are_the_papers, [0, 0, 1, -1, -1, -1, 2, 0, -1], True)
+
+
+def test_confidences_in_half_precision(monkeypatch):
+    """Under autocast: 0.949 is 0.95 in bf16."""
+
+    def rounded(y_u, threshold):
+        confidence, pseudo = y_u.softmax(dim=1).max(dim=1)
+        return (confidence > threshold).float(), pseudo
+
+    monkeypatch.setattr(test_losses, "confident_pseudo_labels", rounded)
+    caught(test_losses.test_confidences_of_bf16_logits_are_not_rounded)
+
+
+def test_a_threshold_that_is_reached_instead_of_passed(monkeypatch):
+    def reached(y_u, threshold):
+        confidence, pseudo = y_u.softmax(dim=1).max(dim=1)
+        return (confidence >= threshold).float(), pseudo
+
+    monkeypatch.setattr(test_losses, "confident_pseudo_labels", reached)
+    caught(test_losses.test_the_comparison_is_strict)
+
+
+def test_pseudo_labels_of_the_strong_view(tiny, monkeypatch):
+    for name in ("fixmatch", "flexmatch", "uda", "debiasmatch"):
+        method = catalog.load_method(name)
+        original = method.train_step
+
+        def exchanged(self, batch, loop, original=original):
+            return original(self, dataclasses.replace(batch, x_u=batch.x_u[::-1]), loop)
+
+        monkeypatch.setattr(method, "train_step", exchanged)
+        caught(test_methods.test_a_weak_view_labels_the_strong_one_and_gets_no_gradient, tiny, name)
+
+
+def test_a_target_with_gradient(tiny, monkeypatch):
+    """Both sides then move, and the cheapest agreement is a collapse."""
+    let_gradient_through(monkeypatch, "uda")
+    caught(test_methods.test_a_weak_view_labels_the_strong_one_and_gets_no_gradient, tiny, "uda")
+
+
+def test_a_consistency_loss_of_one_side(tiny, monkeypatch):
+    """Pi-Model's gradient flows through both."""
+    method = catalog.load_method("pi_model")
+    original = method.forwards
+
+    def detached(self, *images):
+        for i, y in enumerate(original(self, *images)):
+            yield y.detach() if i == 3 else y
+
+    monkeypatch.setattr(method, "forwards", detached)
+    caught(test_methods.test_both_views_of_a_pi_model_have_gradient, tiny)
+
+
+def test_smoothing_that_comes_with_mixing_alone(monkeypatch):
+    """Semi-ViT's."""
+    monkeypatch.setattr(test_mixup, "mix_batch", lambda x, label, mix, n, smoothing: (x, mixup.smoothed(label, n, 0.0)))
+    caught(test_mixup.test_nothing_to_mix_gives_images_and_smoothed_labels)
+
+
+def test_a_weak_pass_with_gradient(tiny, monkeypatch):
+    """Semiformer's single-stream path: memory for a backward that never comes."""
+    let_gradient_through(monkeypatch, "semiformer")
+    caught(test_semiformer.check_one_forward_with_gradient_and_one_in_eval_mode, tiny)
+
+
+# Streams and data
+
+
+def test_the_same_order_at_every_epoch(monkeypatch):
+    """Semi-ViT's sampler, told its epoch only where there are several processes."""
+    original = EndlessOrder._permutation
+    monkeypatch.setattr(EndlessOrder, "_permutation", lambda self, r: original(self, 0))
+    caught(test_streams.test_each_round_is_a_permutation_and_rounds_differ)
+
+
+def test_a_last_batch_that_is_dropped(monkeypatch):
+    """A labelled set smaller than a batch then gives none at all: TLlib stops with StopIteration."""
+
+    def dropping(self, k):
+        whole = self.n // self.batch_size
+        return self._permutation(k // whole)[k % whole * self.batch_size :][: self.batch_size]
+
+    monkeypatch.setattr(EndlessOrder, "batch", dropping)
+    caught(test_streams.test_a_batch_may_be_larger_than_the_set, error=ZeroDivisionError)
+
+
+def test_two_views_with_the_same_draws(monkeypatch):
+    original = streams.generator_of
+    monkeypatch.setattr(streams, "generator_of", lambda *key: original(*key[:-2], 0, key[-1]))
+    caught(test_streams.test_two_weak_views_of_an_image_are_two_draws, test_streams.make_images())
+
+
+def test_draws_that_are_the_same_in_every_batch(monkeypatch):
+    """Loader workers that each start from one and the same NumPy state."""
+    original = streams.generator_of
+    monkeypatch.setattr(streams, "generator_of", lambda *key: original(*key[:-3], 0, *key[-2:]))
+    caught(test_streams.test_an_image_is_drawn_anew_in_each_round)
+
+
+def test_labelled_and_unlabelled_images_in_one_order(tiny, monkeypatch):
+    monkeypatch.setattr(feed, "UNLABELED", feed.LABELED)
+    caught(test_trainer.test_labelled_and_unlabelled_orders_differ, tiny)
+
+
+def test_targets_of_a_shuffled_list_in_the_old_order(monkeypatch):
+    """TLlib's Resisc45: the images are shuffled and cut, the targets of the split are not."""
+    original = test_fixed_split.fixed_split
+    shuffled = np.random.RandomState(0).permutation(60)
+    monkeypatch.setattr(test_fixed_split, "fixed_split", lambda targets, *given, **more: original(np.asarray(targets)[shuffled], *given, **more))
+    caught(test_fixed_split.test_every_class_gets_its_number_and_nothing_is_in_both, (4, 15, 8))
+
+
+def test_a_backbone_that_silently_does_not_load(tmp_path, monkeypatch):
+    """TLlib's strict=False without a word: the run goes on from random weights."""
+    monkeypatch.setattr(test_pretrained, "load_backbone", lambda *given, **settings: "")
+    for change, says in test_pretrained.WRONG[:2]:
+        caught(test_pretrained.test_a_wrong_backbone_file_is_refused_and_touches_nothing, tmp_path, change, says, error=pytest.fail.Exception)
+
+
+# Evaluation
+
+
+def test_accuracy_as_the_mean_of_batches(monkeypatch):
+    """An uneven last batch then weighs too much."""
+    original = evaluate._Tally.figures
+    adds = evaluate._Tally.add
+
+    def add(self, y, target):
+        adds(self, y, target)
+        self.batches = [*getattr(self, "batches", []), (y.argmax(dim=1) == target).double().mean().item()]
+
+    monkeypatch.setattr(evaluate._Tally, "add", add)
+    monkeypatch.setattr(evaluate._Tally, "figures", lambda self, n: original(self, n) | {"top1": 100 * statistics.mean(self.batches)})
+    caught(test_evaluate.test_figures_are_those_of_each_image_alone)
+
+
+def test_a_sampler_that_fills_the_last_batch_up(monkeypatch):
+    """DistributedSampler's: some images are counted twice."""
+
+    def filled(n, batch_size, rank=0, world=1):
+        positions = np.resize(np.arange(n), -(-n // batch_size) * batch_size)
+        for k, part in enumerate(positions.reshape(-1, batch_size)):
+            yield streams.Plan(k, part, slice(rank, None, world))
+
+    monkeypatch.setattr(evaluate, "sequential_plans", filled)
+    caught(test_evaluate.test_figures_are_those_of_each_image_alone)
+    monkeypatch.setattr(test_streams, "sequential_plans", filled)
+    caught(test_streams.test_sequential_plans_cover_everything_once)
+
+
+def test_an_evaluation_in_training_mode(tiny, monkeypatch):
+    monkeypatch.setattr(trainer.Method, "eval", lambda self: self)
+    caught(test_trainer.test_evaluation_leaves_the_training_mode_and_the_weights_alone, tiny)
+
+
+def test_top_five_of_four_classes(monkeypatch):
+    """TLlib's accuracy asks for five."""
+    monkeypatch.setattr(test_metrics, "top_k_hits", lambda y, target, ks=(1, 5): (y.topk(max(ks), dim=1).indices == target[:, None]).sum(dim=0).cumsum(0)[[k - 1 for k in ks]])
+    caught(test_metrics.test_top_k_against_sorting, 2, error=RuntimeError)
+
+
+def test_a_last_evaluation_that_is_not_saved(tmp_path, capsys, monkeypatch):
+    """Semiformer's: checkpoint.pth is of an epoch that its frequency divides, the last is not."""
+    original = record.RunFolder.save_weights
+
+    def not_the_last(self, name, weights):
+        if not (name == "latest" and (self.checkpoints / "latest.pth").exists()):
+            original(self, name, weights)
+
+    monkeypatch.setattr(record.RunFolder, "save_weights", not_the_last)
+    caught(test_evaluate.test_figures_of_the_record_are_those_of_the_reloaded_checkpoint, "mean_teacher", tmp_path, capsys)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from ssl_bench import launch
 from ssl_bench.catalog import load_method
 from ssl_bench.models import build_classifier, check_arch
+from ssl_bench.nets.recompute import checkpoint_activations
 from ssl_bench.nets.wide_resnet import Block, depth_and_width, wide_resnet
 
 
@@ -18,7 +21,7 @@ def count_by_hand(depth: int, width: int, classes: int) -> int:
     """Weights of 3x3 and 1x1 convolutions, two numbers a BatchNorm channel, a linear head with bias."""
     widths = [16, 16 * width, 32 * width, 64 * width]
     total = 3 * 16 * 9
-    for c_in, c_out in zip(widths, widths[1:]):
+    for c_in, c_out in itertools.pairwise(widths):
         per_block = 2 * 2 * c_out + 2 * 9 * c_out * c_out
         total += (depth - 4) // 6 * per_block
         total += 2 * c_in + 9 * c_in * c_out - (2 * c_out + 9 * c_out * c_out)  # the first block starts at c_in
@@ -88,7 +91,7 @@ def test_a_block_is_its_formula():
 
 @pytest.mark.parametrize("name", ["wrn_28_2", "wrn_28_10", "wrn_10_1"])
 def test_names_that_are(name):
-    check_arch(name)
+    assert depth_and_width(name) is not None and check_arch(name) is None
 
 
 @pytest.mark.parametrize(
@@ -114,3 +117,17 @@ def test_a_run_trains_one(tmp_path):
     flags = "--arch wrn_10_1 --scratch --image-size 8 --bottleneck-dim 0 --epochs 1 --iters-per-epoch 2 --batch-size 4".split()
     assert launch.run_command(load_method("fixmatch"), [*flags, "--device", "cpu", "--log", str(tmp_path)]) == 0
     assert list(tmp_path.rglob("result.json"))
+
+
+def test_activations_of_a_norm_without_running_statistics_are_computed_again_too():
+    class Block(nn.Sequential):
+        def set_grad_checkpointing(self, enable: bool) -> None:
+            self.checkpoints = enable
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return checkpoint(super().forward, x, use_reentrant=False)
+
+    network = Block(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False))
+    checkpoint_activations(network, "block")
+    network(torch.rand(2, 3, 8, 8)).square().sum().backward()
+    assert network.checkpoints and network[0].weight.grad is not None and network[1].momentum == 0.1

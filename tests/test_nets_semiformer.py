@@ -277,7 +277,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [pytest.param(case, marks=pytest.mark.slow if case == "convmixer" else ()) for case in CASES])
 def test_the_forward_is_the_specification(case):
     make, size, stem = CASES[case]
     torch.manual_seed(0)

@@ -9,6 +9,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from ssl_bench import timm_weights
 from ssl_bench.nets.semiformer import Semiformer
 from ssl_bench.nets.two_streams import NAMES, TwoStreams, build, check_name, is_name
 
@@ -267,6 +268,7 @@ def test_semiformer_by_name():
 
 def test_pretrained_weights_come_through_timm(monkeypatch):
     asked, create = [], timm.create_model
+    monkeypatch.setattr(timm_weights, "unreachable", lambda url: None)
 
     def record(name, pretrained=False, **kwargs):
         asked.append((name, pretrained))
@@ -280,6 +282,6 @@ def test_pretrained_weights_come_through_timm(monkeypatch):
         raise OSError("no route to host\nmore")
 
     monkeypatch.setattr(timm, "create_model", offline)
-    with pytest.raises(OSError, match=r"weights of test_resnet could .* loaded \(no route to host\); add --scratch") as caught:
+    with pytest.raises(OSError, match=r"weights of test_resnet could .* loaded \(no route to host\): copy .*, or add --scratch") as caught:
         made(SMALL, pretrained=True)
     assert "\n" not in str(caught.value)

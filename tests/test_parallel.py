@@ -11,15 +11,25 @@ from torch import nn
 
 from ssl_bench import parallel
 
+# A step's backwards: as the step before; one fewer; one more; one that leaves the first weight out; none for it at all.
+CALLS = [[0], [0], [0, 0], [0, 0], [0], [0, 1], [1, 0], [1], [0, 0, 0]]
+BUCKETS = (1, 10**6)  # bytes
 
-@pytest.mark.parametrize("bucket_bytes", [1, pytest.param(10**6, marks=pytest.mark.slow)])
-def test_gradients_are_means_however_many_terms_a_step_has(tmp_path, bucket_bytes):
-    # A step's backwards: as the step before; one fewer; one more; one that leaves the first weight out; none for it at all.
-    calls = [[0], [0], [0, 0], [0, 0], [0], [0, 1], [1, 0], [1], [0, 0, 0]]
-    first, second = (json.loads(text) for text in ranks.run(2, [["gradients", [calls, bucket_bytes]]], tmp_path))
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory) -> list[tuple[dict, dict]]:
+    """What each of two processes prints: the gradients with each size of buckets, and BatchNorm's statistics."""
+    jobs = [*(["gradients", [CALLS, size]] for size in BUCKETS), ["batch_norm", []]]
+    first, second = ranks.run(2, jobs, tmp_path_factory.mktemp("ranks"))
+    return [(json.loads(a), json.loads(b)) for a, b in zip(first.splitlines(), second.splitlines(), strict=True)]
+
+
+@pytest.mark.parametrize("size", BUCKETS)
+def test_gradients_are_means_however_many_terms_a_step_has(said, size):
+    first, second = said[BUCKETS.index(size)]
     assert first == second
-    assert first["buckets"] == ([1, 1, 1] if bucket_bytes == 1 else [3])
-    for step, terms in enumerate(calls):
+    assert first["buckets"] == ([1, 1, 1] if size == 1 else [3])
+    for step, terms in enumerate(CALLS):
         expected = []
         for i in range(3):
             times = sum(i >= left_out for left_out in terms)
@@ -27,8 +37,8 @@ def test_gradients_are_means_however_many_terms_a_step_has(tmp_path, bucket_byte
         assert first["gradients"][step] == expected, step
 
 
-def test_statistics_of_batchnorm_become_the_mean_and_other_buffers_stay(tmp_path):
-    first, second = (json.loads(text) for text in ranks.run(2, [["batch_norm", []]], tmp_path))
+def test_statistics_of_batchnorm_become_the_mean_and_other_buffers_stay(said):
+    first, second = said[-1]
     assert (first.pop("queue"), second.pop("queue")) == ([0.0], [1.0])
     assert first == second == {
         "0.running_mean": [0.5, 0.5], "0.running_var": [2.0, 2.0], "1.running_mean": [1.5], "1.running_var": [2.0],

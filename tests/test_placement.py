@@ -77,6 +77,7 @@ def test_what_saves_memory_keeps_the_run_and_runs_of_the_first_release_keep_thei
     assert base.name == "0-c081e9e0c934"
 
 
+@pytest.mark.slow
 def test_peak_memory_is_this_process_own_not_that_of_its_parent():
     bloat = torch.ones(400 * 2**18)  # 400 MiB
     code = "import torch; from ssl_bench.placement import peak_memory; print(peak_memory(torch.device('cpu')) / 2**20)"
@@ -86,7 +87,7 @@ def test_peak_memory_is_this_process_own_not_that_of_its_parent():
     assert bloat.numel() and held.numel() and abs(again - child) < 60
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), RuntimeError("... can't allocate memory"), MemoryError()])
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), *(pytest.param(error, marks=pytest.mark.slow) for error in (RuntimeError("... can't allocate memory"), MemoryError()))])
 def test_a_run_that_runs_out_of_memory_keeps_its_checkpoints_and_says_what_to_do(tmp_path, monkeypatch, capfd, error):
     method = catalog.load_method("fixmatch")
     original = method.train_step

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from ssl_bench import distributed
 from ssl_bench.datasets.images import DataSet, Images
 from ssl_bench.pools import concatenate, labels_are_given, make_pools, with_true_labels
 from ssl_bench.split import class_balanced_split
@@ -155,3 +156,47 @@ def test_only_a_labelled_folder_gives_its_labels(tmp_path):
     assert not labels_are_given("ImageFolder", str(tmp_path))
     (tmp_path / "labelled").mkdir()
     assert labels_are_given("ImageFolder", str(tmp_path)) and not labels_are_given("CIFAR10", str(tmp_path))
+
+
+def test_a_split_is_a_function_of_the_seed_and_of_no_process(digits, monkeypatch):
+    first, other = (make_pools(digits, 4, seed, num_val=2).split_hash for seed in (0, 1))
+    assert all(first[part] != other[part] for part in ("labeled", "unlabeled", "val"))
+    monkeypatch.setattr(distributed, "rank", lambda: 1)
+    assert make_pools(digits, 4, 0, num_val=2).split_hash == first
+
+
+def test_held_out_images_are_in_neither_pool_and_a_function_of_the_seed():
+    pools = make_pools(data(images(5, 100, labels=False)), 3, 1, num_val=2)
+    ids = [*pools.labeled_ids, *pools.unlabeled_ids, *pools.val_ids]
+    assert sorted(ids) == [*range(len(data().train))] and len(pools.val) == 4
+    assert np.bincount(data().train.targets[pools.val_ids]).tolist() == [2, 2]
+    assert levels(pools.val) == [int(i) for i in pools.val_ids]
+    assert len(pools.unlabeled) == len(pools.unlabeled_ids) + 5
+    without = make_pools(data(), 3, 1)
+    assert pools.labeled_ids.tolist() == without.labeled_ids.tolist() and set(without.split_hash) == {"labeled", "unlabeled"}
+    assert pools.split_hash == make_pools(data(), 3, 1, num_val=2).split_hash != make_pools(data(), 3, 2, num_val=2).split_hash
+    assert not len(with_true_labels(pools).labeled) - (len(data().train) - 4)
+
+
+def test_held_out_images_leave_lists_and_whole_sets_too(tmp_path):
+    for kind in ({"unlabeled_all": True}, {"all_labeled": True}, {"all_labeled": True, "unlabeled_all": True},
+                 {"labeled_list": listing(tmp_path, 7, 2)}):  # fmt: skip
+        pools = make_pools(data(), 3, 1, num_val=1, **kind)
+        assert len(pools.val) == 2 and not {*pools.val_ids} & {*pools.labeled_ids, *pools.unlabeled_ids}
+
+
+def test_a_saved_split_keeps_what_it_holds_out(tmp_path):
+    saved = tmp_path / "split.npz"
+    first = make_pools(data(), 3, 1, num_val=2, saved=saved)
+    again = make_pools(data(), 3, 2, num_val=2, saved=saved)
+    assert again.val_ids.tolist() == first.val_ids.tolist() and again.split_hash == first.split_hash
+    with pytest.raises(ValueError, match="split.npz"):
+        np.savez(saved, labeled=first.labeled_ids, unlabeled=first.unlabeled_ids, val=first.val_ids[:-1], images=len(data().train))
+        make_pools(data(), 3, 1, num_val=2, saved=saved)
+
+
+def test_too_many_images_to_hold_out_name_the_class_and_the_flag():
+    with pytest.raises(ValueError, match="class 0 has 7 training images that are not labelled, 8 .*--num-val-per-class"):
+        make_pools(data(), 3, 1, num_val=8)
+    with pytest.raises(ValueError, match="class 0 has 10 training images, 10 were"):
+        make_pools(data(), 3, 1, num_val=10, all_labeled=True)

@@ -51,6 +51,7 @@ def test_the_published_settings(recipe, data):
     assert args.head_init_std == (0.02 if "swin" in recipe else 0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("recipe", "parameters", "classes"), [("vit_base_apl", 86_825_708, 196), ("swin_tiny_rpl", 28_817_393, 169)])
 def test_the_published_networks(monkeypatch, recipe, parameters, classes):
     for name in ("trunc_normal_", "kaiming_uniform_"):  # only counted here, and drawing 87 million numbers takes seconds

@@ -91,8 +91,7 @@ def test_a_position_embedding_is_resampled_to_the_images_asked_for(tmp_path, cap
 def test_a_network_of_another_width_is_named_by_it(tmp_path):
     path = tmp_path / "vit.pth"
     torch.save(timm.create_model("test_vit", num_classes=0, depth=1, embed_dim=32).state_dict(), path)
-    build = lambda: build_classifier("test_vit", 3, 160, model_kwargs=["depth=1"], pretrained_backbone=str(path))
-    text = one_line(ValueError, path, build)
+    text = one_line(ValueError, path, lambda: build_classifier("test_vit", 3, 160, model_kwargs=["depth=1"], pretrained_backbone=str(path)))
     assert "has 1 block of width 32, test_vit has 1 of width 64: is it another --arch" in text
 
 
@@ -107,26 +106,27 @@ def test_backbone_file_of_old_torchvision_without_counters(tmp_path):
     assert torch.equal(model.backbone.conv1.weight, state["conv1.weight"])
 
 
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        (
-            lambda state: {f"module.encoder_q.{key}": value for key, value in state.items()},
-            "module.encoder_q.* (9), the backbone's bn1.* (5), conv1.* (2), layer1.* (2); tools/convert_checkpoint.py",
-        ),
-        (
-            lambda state: {key: value for key, value in state.items() if key != "layer1.0.bias"},
-            "1 keys missing, the first is 'layer1.0.bias'",
-        ),
-        (
-            lambda state: state | {"bn1.running_mean": torch.zeros(5)},
-            "1 keys differently shaped, the first is 'bn1.running_mean': (5,) in the file, (4,) in the network",
-        ),
-        (lambda state: state | {"layer9.weight": torch.zeros(5)}, "1 keys unknown, the first is 'layer9.weight'"),
-        (lambda state: {"fc.weight": torch.zeros(2, 2)}, "has nothing for this backbone: its 1 tensors are named fc.* (1)"),
-        (lambda state: {f"backbone.{key}": value for key, value in state.items()}, "named backbone.* (9)"),
-    ],
-)
+WRONG = [
+    (
+        lambda state: {f"module.encoder_q.{key}": value for key, value in state.items()},
+        "module.encoder_q.* (9), the backbone's bn1.* (5), conv1.* (2), layer1.* (2); tools/convert_checkpoint.py",
+    ),
+    (
+        lambda state: {key: value for key, value in state.items() if key != "layer1.0.bias"},
+        "1 keys missing, the first is 'layer1.0.bias'",
+    ),
+    (
+        lambda state: state | {"bn1.running_mean": torch.zeros(5)},
+        "1 keys differently shaped, the first is 'bn1.running_mean': (5,) in the file, (4,) in the network",
+    ),
+    (lambda state: state | {"layer9.weight": torch.zeros(5)}, "1 keys unknown, the first is 'layer9.weight'"),
+    (lambda state: {"fc.weight": torch.zeros(2, 2)}, "has nothing for this backbone: its 1 tensors are named fc.* (1)"),
+    (lambda state: {".weight": torch.zeros(2, 2)}, "has nothing for this backbone: its 1 tensors are named .weight.* (1)"),
+    (lambda state: {f"backbone.{key}": value for key, value in state.items()}, "named backbone.* (9)"),
+]
+
+
+@pytest.mark.parametrize(("change", "says"), WRONG)
 def test_a_wrong_backbone_file_is_refused_and_touches_nothing(tmp_path, change, says):
     path = tmp_path / "wrong.pth"
     torch.save(change(dict(network(1).backbone.state_dict())), path)

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from test_table import cells, write_run
+from test_tables import cells, write_run
 from tllib import ALL, COMMANDS
 
 from ssl_bench import catalog, published, zoo
 from ssl_bench.nets import two_streams
 from ssl_bench.runs import collect
-from ssl_bench.table import main, render, summarize, with_published
+from ssl_bench.tables import main, render, summarize, with_published
 
 REPOSITORY = Path(__file__).parent.parent
 FOLDER = REPOSITORY / "results" / "published"

@@ -329,3 +329,15 @@ def test_resolving_needs_no_torch_and_works_from_any_folder(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 0, "the shipped base recipe has a section for Digits"
+
+
+def test_an_unknown_key_of_a_file_has_its_line(shipped, tmp_path):
+    (tmp_path / "my.yaml").write_text("default:\n  all:\n    a: 1\n    treshold: 0.5\n")
+    text = fails(str(tmp_path / "my.yaml"))
+    assert "my.yaml[all] line 4: unknown key 'treshold'; did you mean threshold" in text
+
+
+@pytest.mark.parametrize("text", ["default: {1: {a: 1}}", "~: {all: {a: 1}}", "default: {all: {a: 1}}\n3: {}"])
+def test_names_of_recipes_and_data_sets_are_texts(shipped, text):
+    shipped(toy=text)
+    assert "toy.yaml must map recipe names" in fails()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import math
 import re
 import statistics
@@ -9,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ssl_bench import catalog, runs, table
+from ssl_bench import catalog, recipe, runs, tables
 
 REPOSITORY = Path(__file__).parent.parent
 RESULTS = REPOSITORY / "results"
@@ -25,9 +27,9 @@ def evidence():
 def test_tables_are_made_from_the_runs_and_from_runs_csv_alike(tmp_path, study, form, ending):
     evidence = runs.collect([RESULTS / study])
     committed = (RESULTS / f"{study}.{ending}").read_text()
-    assert table.render(table.summarize(evidence), form) == committed
+    assert tables.render(tables.summarize(evidence), form) == committed
     runs.write_runs_csv(evidence, tmp_path / "runs.csv")
-    assert table.render(table.summarize(runs.collect([tmp_path / "runs.csv"])), form) == committed
+    assert tables.render(tables.summarize(runs.collect([tmp_path / "runs.csv"])), form) == committed
 
 
 def test_the_readmes_table_is_the_committed_one():
@@ -102,9 +104,17 @@ def test_every_method_saw_the_same_labels(evidence):
     assert (hashes == 1).all(axis=None)
 
 
-def test_the_evidence_is_of_the_code_that_is_here(evidence):
+def test_the_evidence_is_of_the_recipes_and_flags_that_are_here():
+    for file in (RESULTS / "digits").rglob("args.json"):
+        said = json.loads(file.read_text())
+        args_class = catalog.load_method(said["method"]).Args
+        assert recipe.resolve(args_class, said["method"], said["args"]["data"], said["recipe"]).hash == said["recipe_hash"], file
+        assert {*said["identity"]} <= {field.name for field in dataclasses.fields(args_class)}, file
+
+
+def test_on_a_balanced_test_set_the_mean_of_classes_is_top1(evidence):
     done = evidence[evidence["state"] == "done"]
-    assert (done["mean_class_last"] - done["top1_last"]).abs().max() < 1e-9  # the test set of digits is balanced
+    assert (done["mean_class_last"] - done["top1_last"]).abs().max() < 1e-9
 
 
 def test_no_path_of_the_machine_is_in_the_evidence():

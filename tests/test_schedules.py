@@ -121,5 +121,5 @@ def test_half_a_cosine_after_a_warm_up_from_nothing():
     for k in (0, 1, 199, 200, 201, 2100, 3999):
         t = k / steps
         expected = lr * t / warm if t < warm else least + (lr - least) * (1 + math.cos(math.pi * (t - warm) / (epochs - warm))) / 2
-        assert ours(k) == pytest.approx(expected, rel=1e-9), k
+        assert ours(k) == pytest.approx(expected, rel=1e-12, abs=1e-18), k
     assert ours(0) == 0 and ours(200) == pytest.approx(lr) and ours(3999) == pytest.approx(least, rel=0.1)

@@ -234,6 +234,7 @@ def test_the_teacher_starts_from_the_average_of_fine_tuning_and_the_student_from
     torch.testing.assert_close(run.method.teacher.model.state_dict(), raw)
 
 
+@pytest.mark.slow
 def test_a_stage_can_be_entered_from_outside(tmp_path):
     assert command(tmp_path / "a", "--stages", "finetune") == 0
     finetuned = only_run(tmp_path / "a")
@@ -320,6 +321,7 @@ def test_accumulation_is_chosen_for_the_devices_there_are(processes, accumulate)
     assert accumulated(odd, 2).accumulate == 3
 
 
+@pytest.mark.slow
 def test_a_run_cut_in_any_stage_ends_the_same(tmp_path):
     flags = ["--stages", "pretrain", "finetune", "semi", "--pretrain-epochs", "1", "--pretrain-iters-per-epoch", "3", "--finetune-ema-decay", "0.5", "--checkpoint-freq", "2"]
     assert command(tmp_path / "whole", *flags) == 0
@@ -365,6 +367,7 @@ def test_mae_weights_of_another_depth_and_with_a_classifier_say_so(tmp_path, cap
     assert "holds a classifier of 7 classes" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_test_phase_evaluates_what_was_recorded(tmp_path, capsys):
     flags = ["--ema-decay", "0.5"]
     assert command(tmp_path, *flags) == 0

@@ -255,6 +255,7 @@ def test_any_file_is_read_or_refused_in_one_line(tmp_path_factory, content, name
         assert 0 <= listed.positions.min() <= listed.positions.max() < 12
 
 
+@pytest.mark.slow
 def test_imagenets_size_takes_seconds(tmp_path):
     paths = tuple(f"/data/ImageNet/train/n{c:08d}/n{c:08d}_{k}.JPEG" for c in range(1000) for k in range(1280))
     chosen = np.random.RandomState(0).permutation(len(paths))[:128_000]

@@ -125,7 +125,7 @@ def check_dry_run(stdout: str, command: dict) -> None:
         assert shown[field] == as_json(value), field
 
 
-@pytest.mark.parametrize("door", ["script", "command"])
+@pytest.mark.parametrize("door", ["script", pytest.param("command", marks=pytest.mark.slow)])
 def test_dry_run_prints_one_object_and_leaves_no_trace(door, tmp_path):
     command = command_for(
         "logs/fixmatch_moco_pretrain/cifar100_4_labels_per_class" if door == "script" else "logs/erm/dtd_oracle"

@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import BN_FREE, resolved
 
-from ssl_bench import feed, trainer
+from ssl_bench import assessment, feed, finite, trainer
 from ssl_bench.evaluate import evaluate, evaluation_stream
 
 
@@ -29,6 +29,24 @@ def test_the_cosine_and_the_warm_up(tiny):
     run = tiny("erm", "--lr-scheduler", "cos", "--lr", "0.01", "--lr-warmup-epochs", "1")
     expected = [0.01 * math.cos(7 * math.pi / 16 * k / 6) * min(1, (k + 1) / 4) for k in range(6)]
     assert rates(run, 6) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("scheduler", ["exp", "cos", "half_cos", "step"])
+def test_a_resumed_run_goes_on_with_the_schedule(tiny, scheduler):
+    """First step, end of the warm-up (3 of 6 steps), last: the multiplier's closed form, whether the run was cut or not."""
+    flags = ["--lr-scheduler", scheduler, "--lr", "0.01", "--lr-warmup-epochs", "1", *(["--lr-gamma", "0.1", "--milestones", "1"] if scheduler == "step" else [])]
+    gamma = resolved("erm").lr_gamma
+    closed = {
+        "exp": lambda k: min(1, (k + 1) / 4) * (1 + gamma * k) ** -0.75, "cos": lambda k: min(1, (k + 1) / 4) * math.cos(7 * math.pi * k / 96),
+        "half_cos": lambda k: k / 3 if k < 3 else (1 + math.cos(math.pi * (k - 3) / 3)) / 2, "step": lambda k: min(1, (k + 1) / 4) * 0.1 ** (k >= 3),
+    }  # fmt: skip
+    expected = [0.01 * closed[scheduler](k) for k in range(6)]
+    whole, cut = tiny("erm", *flags), tiny("erm", *flags)
+    assert rates(whole, 6) == pytest.approx(expected, abs=1e-12)
+    cut.steps(2)
+    state, resumed = cut.trainer.state_dict({}), tiny("erm", *flags)
+    resumed.trainer.load_state_dict(state, {})
+    assert rates(resumed, 4) == pytest.approx(expected[2:], abs=1e-12)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
@@ -53,6 +71,18 @@ def test_clipping_bounds_the_gradient(tiny):
     assert moved[1] < 0.1 * moved[0] and moved[1] > 0
 
 
+def test_dropout_is_a_function_of_the_step(tiny):
+    def seeds_and_weights():
+        run, seeds = tiny("erm"), []
+        run.method.model.register_forward_hook(lambda *_: seeds.append(torch.initial_seed()))
+        run.steps(2)
+        return seeds, run.weights()
+
+    (seeds, weights), (again, same) = seeds_and_weights(), seeds_and_weights()
+    assert seeds == again and seeds[0] != seeds[-1]
+    assert all(torch.equal(weights[key], same[key]) for key in weights)
+
+
 def test_mu_multiplies_the_unlabelled_batch(tiny):
     run = tiny("fixmatch", "--mu", "3")
     batch = next(feed.training_batches(run.method, run.pools, run.args, torch.device("cpu"), 0))
@@ -60,10 +90,11 @@ def test_mu_multiplies_the_unlabelled_batch(tiny):
 
 
 def test_labelled_and_unlabelled_orders_differ(tiny):
+    """Of one set for both: as sets they differ anyway."""
     run = tiny("fixmatch", "--num-samples-per-class", "4")
+    run.pools = trainer.Pools(**{**vars(run.pools), "unlabeled": run.pools.labeled})
     batches = feed.training_batches(run.method, run.pools, run.args, torch.device("cpu"), 0)
-    first = next(batches)
-    assert not torch.equal(first.x_l[0], first.x_u[0])
+    assert not any(torch.equal(batch.y_l, batch.y_u_hidden) for batch in (next(batches) for _ in range(5)))
 
 
 def test_evaluation_is_independent_of_the_batch_size(tiny):
@@ -83,7 +114,7 @@ def test_evaluation_leaves_the_training_mode_and_the_weights_alone(tiny):
     run = tiny("mean_teacher")
     run.steps(2)
     before = run.weights()
-    trainer.evaluate_method(run.method, run.pools, run.args, torch.device("cpu"))
+    assessment.evaluate_method(run.method, run.pools, run.args, torch.device("cpu"))
     assert run.method.training and run.method.teacher.training
     assert all(torch.equal(before[key], value) for key, value in run.weights().items())
 
@@ -110,8 +141,8 @@ def test_a_weight_that_is_no_longer_finite_is_named_even_when_no_loss_sees_it(ti
     """torch 2.15 on a CPU gives nan gradients, in bf16, for a stride-2 3x3 convolution of a 1x1 map; the loss never shows it."""
     run = tiny("erm")
     run.steps(2)
-    run.trainer.check_finite()
+    run.trainer.finite.check(2)
     with torch.no_grad():
         run.method.model.head.weight[0, 0] = float("nan")
-    with pytest.raises(trainer.NonFiniteLoss, match="model.head.weight of erm"):
-        run.trainer.check_finite()
+    with pytest.raises(finite.NonFiniteLoss, match="model.head.weight of erm"):
+        run.trainer.finite.check(2)

@@ -277,3 +277,16 @@ def test_a_checkpoint_of_each_release_still_loads_strictly():
         model = build_classifier("test_vit", 10, 8, bottleneck_dim=8, model_kwargs=["patch_size=4", "depth=1"])
         load_classifier(model, str(path))
         assert all(torch.equal(value, read_weights(path)[key]) for key, value in model.state_dict().items())
+
+
+def test_a_file_without_checksums_is_refused_with_the_remedy(tmp_path):
+    path = tmp_path / "it.pth"
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(network(1).state_dict(), path)
+    finally:
+        torch.serialization.set_crc32_options(True)
+    said = one_line(ValueError, path, lambda: read_tensors(path))
+    assert "saved without checksums" in said and said.endswith("save it again with them)")
+    torch.save(torch.load(path, weights_only=True), path)
+    assert equal(network(1), read_tensors(path))

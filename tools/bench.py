@@ -8,7 +8,7 @@
     python tools/bench.py streams     Semiformer's step / a bare loop; memory; channels last; compiling
     python tools/bench.py positional  relative labels of positions / all pairs put together; what --positional costs a step
     python tools/bench.py startup     process start to the end of the first step; ssl-bench --help
-    python tools/bench.py table       run folders -> table / reading the same files
+    python tools/bench.py table       run folders -> table, with and without an index / reading the same files; memory
     python tools/bench.py page        docs/performance.md from results/bench/*.json
 
 Each but `page` prints a table and writes results/bench/<what>-<device>.json.

@@ -53,8 +53,9 @@ def regions(full: Images, cached: Images) -> torch.Tensor:
     size = torch.tensor([cached.load(i).shape[1:] for i in range(len(cached))])
     found = []
     for seed in (0, 1):
-        boxes = view.draw_crop(len(full), size, torch.Generator().manual_seed(seed)).box.tolist()
-        for path, (height, width), (top, left, h, w) in zip(full.paths, size.tolist(), boxes, strict=True):
+        boxes = view.draw_crop(len(full), size, torch.Generator().manual_seed(seed)).box
+        assert boxes is not None
+        for path, (height, width), (top, left, h, w) in zip(full.files, size.tolist(), boxes.tolist(), strict=True):
             picture = Image.open(path).convert("RGB")
             x, y = picture.width / width, picture.height / height
             box = (left * x, top * y, (left + w) * x, (top + h) * y)
@@ -64,9 +65,9 @@ def regions(full: Images, cached: Images) -> torch.Tensor:
 
 
 def saved_again(images: Images) -> Images:
-    for path in images.paths:
+    for path in images.files:
         Image.open(path).save(f"{path}.75.jpg", quality=75)
-    return Images(images.targets, paths=tuple(f"{path}.75.jpg" for path in images.paths))
+    return Images(images.targets, paths=tuple(f"{path}.75.jpg" for path in images.files))
 
 
 def statistics(a: torch.Tensor, b: torch.Tensor) -> str:

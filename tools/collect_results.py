@@ -2,7 +2,7 @@
 
     python tools/collect_results.py runs results digits
 
-copies each run's args.json, result.json and metrics.jsonl to results/digits/<method>/<data>/<n>x/<run>, and writes
+copies each run's args.json, result.json, metrics.jsonl, classes.json and predictions.npz to results/digits/<method>/<data>/<n>x/<run>, and writes
 results/digits.md, .csv, .tex from all that is there, and results/runs.csv from every study under results/.
 """
 
@@ -13,9 +13,10 @@ import json
 import shutil
 from pathlib import Path
 
-from ssl_bench import runs, table
+from ssl_bench import runs, tables
 
 EVIDENCE = ("args.json", "result.json", "metrics.jsonl")
+WHERE_THERE = ("classes.json", "predictions.npz")  # runs of earlier versions have none
 
 
 def collect(source: Path, results: Path, study: str) -> int:
@@ -29,10 +30,10 @@ def collect(source: Path, results: Path, study: str) -> int:
         target.mkdir(parents=True, exist_ok=True)
         stages = json.loads(result.read_text(encoding="utf-8")).get("minutes_of_stages", {})
         last = run / [*stages][-1] if stages else run  # of a run of stages: its last one's
-        for name in EVIDENCE:
+        for name in (*EVIDENCE, *(name for name in WHERE_THERE if (run / name).is_file())):
             shutil.copyfile((last if name == "metrics.jsonl" else run) / name, target / name)
         count += 1
-    table.write_tables(runs.collect([results / study]), results / study)
+    tables.write_tables(runs.collect([results / study]), results / study)
     studies = [folder for folder in sorted(results.iterdir()) if folder.is_dir()]
     runs.write_runs_csv(runs.collect(studies), results / "runs.csv")
     return count

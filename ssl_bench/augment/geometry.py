@@ -13,7 +13,9 @@ from torch.nn import functional
 from ssl_bench.augment.draws import send, uniform
 from ssl_bench.augment.resample import Kernel, coefficients, dense, resize_batch, vertical_first
 
-Size = tuple[int, int] | Tensor  # (height, width) of all images, or (n, 2) int64, one row an image
+NARROW = 16
+"""Aspect beyond which Pillow would make far more pixels than are kept: 2 GB of an image of 1 x 10,000."""
+Size = tuple[int, ...] | Tensor  # (height, width) of all images, or (n, 2) int64, one row an image
 
 
 def sizes(n: int, size: Size) -> tuple[Tensor, Tensor]:
@@ -143,7 +145,7 @@ def draw_short_boxes(n: int, size: Size, full: int, side: int, pad: int, generat
     return torch.cat([corner, torch.full((n, 2), side)], 1)
 
 
-def central_short_box(size: tuple[int, int], full: int, side: int) -> Tensor:
+def central_short_box(size: tuple[int, ...], full: int, side: int) -> Tensor:
     """(1, 4) int64 box for `crop_short`: torchvision's CenterCrop(side) after Resize(full).  size: (height, width), side <= full."""
     length = torch.cat(_shortened(*sizes(1, size), full)).tolist()
     return torch.tensor([[*(round((part - side) / 2) for part in length), side, side]])
@@ -166,14 +168,16 @@ def crop_short(x: Tensor, box: Tensor, full: int, side: int) -> Tensor:
 def _picked(start: Tensor, length: int, out: int, side: int, device: torch.device) -> Tensor:
     """Matrices (B, side, length) that resize `length` pixels to `out` and keep `side` of these from `start`, (B, 1), on."""
     zero = torch.zeros(1, dtype=torch.int64, device=device)
-    first, weight = coefficients(zero, zero + length, out, "bicubic", length)
-    kept = send(_reflect(start + torch.arange(side), out), device)
-    return dense(first[0][kept], weight[0][kept], length)
+    kept = send(_reflect(start + torch.arange(side), out), device)  # (B, side); of a narrow image `out` may be millions
+    first, weight = coefficients(zero, zero + length, out, "bicubic", length, kept.reshape(-1))
+    return dense(first.view(*kept.shape), weight.view(*kept.shape, -1), length)
 
 
 def crop_short_image(x: Tensor, box: Tensor, full: int, side: int) -> Tensor:
     """`crop_short` of one image (C, H, W) on the CPU, by Pillow itself.  box: (1, 4)."""
     height, width = torch.cat(_shortened(*sizes(1, tuple(x.shape[-2:])), full)).tolist()
+    if max(height, width) > NARROW * full:
+        return crop_short(x[None], box, full, side)[0]
     top, left = box[0, :2].tolist()
     resized = _resized_by_pillow(x, height, width)
     rows, columns = _reflect(top + torch.arange(side), height), _reflect(left + torch.arange(side), width)

@@ -108,9 +108,12 @@ def parse_policy(text: str, translate_const: float = 100.0) -> Policy | None:
 def _auto_augment() -> ModuleType:
     """timm.data.auto_augment from its file: it needs Pillow only, while the package around it takes seconds to import."""
     package = importlib.util.find_spec("timm")
-    spec = importlib.util.spec_from_file_location("_timm_auto_augment", Path(package.origin).parent / "data" / "auto_augment.py")
-    module = importlib.util.module_from_spec(spec)
+    folder = Path((package and package.origin) or "").parent
+    spec = importlib.util.spec_from_file_location("_timm_auto_augment", folder / "data" / "auto_augment.py")
     try:
+        if spec is None or spec.loader is None:
+            raise ImportError
+        module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
     except (ImportError, OSError):  # a timm that keeps it elsewhere, or lets it import its neighbours
         from timm.data import auto_augment as module

@@ -8,7 +8,7 @@ on CUDA alike.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -22,11 +22,14 @@ _CHUNK = {"cpu": 2**19}  # elements a matrix product may touch at once: cache on
 _CHUNK_ELSEWHERE = 2**25
 
 
-def coefficients(start: Tensor, length: Tensor, out: int, kernel: Kernel, longest: int) -> tuple[Tensor, Tensor]:
+def coefficients(
+    start: Tensor, length: Tensor, out: int, kernel: Kernel, longest: int, picked: Tensor | None = None
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Weights that resize source pixels [start, start + length) to `out` pixels.
 
-    start, length: (n,) int64; longest: a bound on `length` known on the host.
-    Returns first (n, out) int64, the first source pixel of each output pixel, and weights (n, out, taps), integers
+    start, length: (n,) int64; longest: a bound on `length` known on the host; picked: (k,) int64, the output pixels that are asked
+    for, instead of all `out`.
+    Returns first (n, out or k) int64, the first source pixel of each output pixel, and weights (n, out or k, taps), integers
     stored as float64 (float32 on MPS); taps beyond a sample's own filter weigh 0.
     Source: Pillow's ImagingResample with the bilinear and bicubic (a = -0.5) filters.
     """
@@ -37,7 +40,9 @@ def coefficients(start: Tensor, length: Tensor, out: int, kernel: Kernel, longes
     scale = (length.to(dtype) / out)[:, None]
     stretch = scale.clamp(min=1.0)
     support = SUPPORT[kernel] * stretch
-    center = (torch.arange(out, device=start.device, dtype=dtype) + 0.5) * scale  # (n, out)
+    if picked is None:
+        picked = torch.arange(out, device=start.device)
+    center = (picked.to(dtype) + 0.5) * scale  # (n, out)
     low = (center - support + 0.5).to(torch.int64).clamp(min=0)
     high = torch.minimum((center + support + 0.5).to(torch.int64), length[:, None])
     tap = low[..., None] + torch.arange(taps, device=start.device)  # (n, out, taps)
@@ -65,7 +70,11 @@ def dense(first: Tensor, weight: Tensor, width: int) -> Tensor:
     return matrix.scatter_(2, columns, weight)[..., :width]
 
 
-def vertical_first(height: Tensor | int, width: Tensor | int, out_height: int, out_width: int) -> Tensor | bool:
+@overload
+def vertical_first(height: Tensor, width: Tensor, out_height: int, out_width: int) -> Tensor: ...
+@overload
+def vertical_first(height: int, width: int, out_height: int, out_width: int) -> bool: ...
+def vertical_first(height: Any, width: Any, out_height: int, out_width: int) -> Tensor | bool:
     """Whether Pillow resizes the rows before the columns; source sides as ints or tensors, the answer likewise.
 
     The order shows because the first pass is rounded.  Found by observation of Pillow 13.0 (1,465 of 1,465 random

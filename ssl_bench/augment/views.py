@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -74,7 +74,7 @@ class View:
         policy = draw_policy(self.policy, n, generator) if self.policy is not None else (None, None)
         erase = erasing.draw_erasing(n, self.image_size, self.erasing, generator) if self.erasing > 0 else (None, None)
         cutout = erasing.draw_cutout(n, self.image_size, self.cutout, generator) if self.cutout > 0 else None
-        return Draws(n, box, flip, *jitter, *policy, *erase, cutout)
+        return Draws(n, box, flip, jitter[0], jitter[1], policy[0], policy[1], erase[0], erase[1], cutout)
 
     def crop(self, x: Tensor, draws: Draws) -> Tensor:
         """x: (B, C, H, W) uint8, C = 1 or 3.  Returns (B, C, S, S) uint8, S = image_size."""
@@ -133,12 +133,12 @@ class View:
         if self.hflip > 0:
             x = geometry.flip_some(x, _drawn(draws.flip, "flip"))
         if any(self.jitter):
-            x = apply_layers(x, _drawn(draws.jitter_op, "jitter"), draws.jitter_value, JITTER)
+            x = apply_layers(x, _drawn(draws.jitter_op, "jitter"), _drawn(draws.jitter_value, "jitter"), JITTER)
         if self.policy is not None:
-            x = apply_policy(x, _drawn(draws.policy_op, "policy"), draws.policy_value, self.fill)
+            x = apply_policy(x, _drawn(draws.policy_op, "policy"), _drawn(draws.policy_value, "policy"), self.fill)
         out = self.normalise(x)
         if self.erasing > 0 and self.erasing_mode == "pixel":
-            erasing.fill_noise(out, _drawn(draws.erase, "erase"), draws.erase_seed)
+            erasing.fill_noise(out, _drawn(draws.erase, "erase"), _drawn(draws.erase_seed, "erase"))
         elif self.erasing > 0:
             erasing.blank(out, _drawn(draws.erase, "erase"))
         if self.cutout > 0:
@@ -159,10 +159,10 @@ class View:
 
 
 def build_view(
-    name: Literal["weak", "weak_short", "strong", "strong_whole", "test"],
+    name: str,
     *,
     image_size: int,
-    resizing: Literal["default", "cifar", "short"],
+    resizing: str,
     mean: Sequence[float],
     std: Sequence[float],
     policy: str = "",
@@ -209,7 +209,7 @@ def build_view(
     for label, share in (("hflip", hflip), ("erasing", erasing), ("cutout", cutout)):
         if not 0 <= share <= 1:
             raise ValueError(f"{label} is {share}: use 0..1")
-    common = {"image_size": image_size, "mean": tuple(map(float, mean)), "std": tuple(map(float, std))}
+    common: dict[str, Any] = {"image_size": image_size, "mean": tuple(map(float, mean)), "std": tuple(map(float, std))}
     if name == "test":
         return View(crop_mode=modes[resizing, False], **common)
     common["crop_scale"] = crop_scale
@@ -234,7 +234,8 @@ def _strengths(jitter: float | Sequence[float]) -> tuple[float, float, float, fl
     parts = [float(jitter)] * 3 if isinstance(jitter, (int, float)) else [float(s) for s in jitter]
     if len(parts) not in (3, 4) or min(parts) < 0 or max(parts[3:], default=0) > 0.5:
         raise ValueError(f"color_jitter is {jitter}: give one, three or four strengths >= 0, the fourth (hue) <= 0.5")
-    return tuple(parts + [0.0] * (4 - len(parts)))
+    brightness, contrast, saturation, hue = parts + [0.0] * (4 - len(parts))
+    return brightness, contrast, saturation, hue
 
 
 def _check(x: Tensor, draws: Draws) -> None:

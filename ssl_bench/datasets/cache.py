@@ -3,24 +3,24 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import shutil
 import sys
 import tempfile
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ssl_bench import host_memory
 from ssl_bench.atomic import write_with
 from ssl_bench.datasets import pixel_file
 from ssl_bench.datasets.decode import UnreadableImage, decode, stored_size
-from ssl_bench.datasets.file_lock import FileLock
+from ssl_bench.datasets.file_lock import FileLock, can_share
 from ssl_bench.datasets.images import DataSet, Images
 from ssl_bench.datasets.pixel_file import BadPixelFile, CachedRows, PixelFile
 from ssl_bench.datasets.resident import in_threads
@@ -37,7 +37,7 @@ class _NoCache(Exception):
     """The cache cannot be had here; the message says why and what to do."""
 
 
-def with_cache(data: DataSet, where: Literal["disk", "ram"], short_side: int, folder: str | None, root: str | None) -> DataSet:
+def with_cache(data: DataSet, where: str, short_side: int, folder: str | None, root: str | None) -> DataSet:
     """The data set with its training and unlabelled files replaced by rows of a cache file, built first if need be.
 
     Sets that are no files are returned as they are, and so are the test images of any: evaluation sees full resolution.  Where
@@ -57,7 +57,7 @@ def with_cache(data: DataSet, where: Literal["disk", "ram"], short_side: int, fo
     if any(part.paths is None for part in parts.values()):
         print(f"note: the images of {data.name} are decoded already, --cache {where} is not needed", flush=True)
         return data
-    files = [path for part in parts.values() for path in part.paths]
+    files = [path for part in parts.values() for path in part.files]
     key = key_of(files, short_side)
     try:
         if where == "ram":
@@ -68,7 +68,7 @@ def with_cache(data: DataSet, where: Literal["disk", "ram"], short_side: int, fo
         print(f"warning: no cache: {reason}; images are decoded each time instead", file=sys.stderr, flush=True)
         return data
     print(f"cache: {cache.path}", flush=True)
-    first, cached = 0, {}
+    first, cached = 0, dict[str, Any]()
     for name, part in parts.items():
         rows = np.arange(first, first + len(part))
         cached[name] = Images(part.targets, cached=CachedRows(cache, rows))
@@ -128,6 +128,8 @@ def usual_folders(root: str | None) -> list[Path]:
 
 
 def _in_memory(files: Sequence[str], short_side: int, key: bytes) -> PixelFile:
+    if not can_share():
+        raise _NoCache("this system has no memory that runs share under a lock, use --cache disk")
     folder = _MEMORY if os.access(_MEMORY, os.W_OK) else Path(tempfile.gettempdir())
     path = folder / f"ssl-bench-{os.getuid()}-{short_side}-{key.hex()[:16]}.pixels"
     _sweep(folder, path)
@@ -210,13 +212,13 @@ def _remove_unfinished(path: Path) -> None:
         left.unlink(missing_ok=True)
 
 
-def _shortened(files: Sequence[str], short_side: int) -> Iterator[np.ndarray]:
+def _shortened(files: Sequence[str], short_side: int) -> Generator[np.ndarray, None, None]:
     with closing(in_threads(lambda _, chunk: [shorten(decode(path), short_side) for path in chunk], files)) as chunks:
         for chunk in chunks:
             yield from chunk
 
 
-def _said(images: Iterator[np.ndarray], count: int) -> Iterator[np.ndarray]:
+def _said(images: Generator[np.ndarray, None, None], count: int) -> Generator[np.ndarray, None, None]:
     """The images, with a line now and then on how many are done."""
     began = said = time.perf_counter()
     with closing(images):
@@ -234,7 +236,7 @@ def shorten(image: torch.Tensor, short_side: int) -> np.ndarray:
     from PIL import Image
 
     pixels = image.permute(1, 2, 0).numpy()
-    height, width = shortened_size(*pixels.shape[:2], short_side)
+    height, width = shortened_size(pixels.shape[0], pixels.shape[1], short_side)
     if (height, width) == pixels.shape[:2]:
         return pixels
     return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
@@ -245,7 +247,7 @@ def shortened_size(height: int, width: int, short_side: int) -> tuple[int, int]:
     shorter = min(height, width)
     if shorter <= short_side:
         return height, width
-    return tuple(max(1, round(side * short_side / shorter)) for side in (height, width))
+    return max(1, round(height * short_side / shorter)), max(1, round(width * short_side / shorter))
 
 
 def _bytes_needed(files: Sequence[str], short_side: int) -> int:
@@ -260,9 +262,6 @@ def _bytes_needed(files: Sequence[str], short_side: int) -> int:
     return int(1.02 * len(files) * (np.mean(sizes) if sizes else 0))
 
 
-def _bytes_free(folder: Path) -> int:
+def _bytes_free(folder: Path) -> float:
     free = shutil.disk_usage(folder).free
-    if folder == _MEMORY:
-        found = re.search(r"MemAvailable: *(\d+) kB", Path("/proc/meminfo").read_text())
-        free = min(free, 1024 * int(found[1])) if found else free
-    return free
+    return min(free, host_memory.available()) if folder == _MEMORY else free

@@ -59,7 +59,7 @@ def _read(root: str) -> DataSet:
 def _drawn(folder: str) -> DataSet:
     classes = sorted(visible(folder)[0], key=str.lower)
     by_class = [image_files(os.path.join(folder, name)) for name in classes]
-    scarce = next((name for name, files in zip(classes, by_class) if len(files) <= TRAIN_PER_CLASS), None)
+    scarce = next((name for name, files in zip(classes, by_class, strict=True) if len(files) <= TRAIN_PER_CLASS), None)
     if scarce is not None or not classes:
         raise FileNotFoundError(f"images are missing in {os.path.join(folder, scarce or '')}")
     targets = np.repeat(np.arange(len(classes), dtype=np.int64), list(map(len, by_class)))

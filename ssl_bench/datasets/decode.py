@@ -2,13 +2,17 @@
 from __future__ import annotations
 
 import errno
+import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ssl_bench.datasets.jpeg import decode_plain
+from ssl_bench.messages import printable, reason_of
 
 if TYPE_CHECKING:
     import torch
@@ -37,9 +41,11 @@ def decode(path: str) -> torch.Tensor:
     """
     import torch
 
-    plain = decode_plain(path, LARGEST)
-    if plain is not None:
-        return plain
+    # Opening a pipe waits for ever, and a device such as /dev/zero never ends; where there is nothing, Pillow says so.
+    if os.path.isfile(path) or not os.path.exists(path):
+        plain = decode_plain(path, LARGEST)
+        if plain is not None:
+            return plain
     with _opened(path) as picture:
         return torch.from_numpy(np.array(_as_rgb(picture))).permute(2, 0, 1)
 
@@ -68,11 +74,22 @@ def _as_rgb(picture: Picture) -> Picture:
     return picture.convert("RGB")
 
 
+@cache
+def _quiet() -> None:
+    """Pillow's two lines on an image above its limit are not printed: it is refused, in one."""
+    from PIL import Image
+
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+
+
 @contextmanager
 def _opened(path: str) -> Iterator[Picture]:
     from PIL import Image
 
+    _quiet()
     try:
+        if not os.path.isfile(path) and os.path.exists(path):
+            raise ValueError("a folder, not a file" if os.path.isdir(path) else "a pipe or a device, not a file")
         with Image.open(path, formats=FORMATS) as picture:
             if picture.width * picture.height > LARGEST:
                 raise ValueError(f"{picture.width} x {picture.height} pixels, at most {LARGEST:,} are decoded")
@@ -85,22 +102,23 @@ def _opened(path: str) -> Iterator[Picture]:
         if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
             raise
         raise UnreadableImage(
-            f"cannot read image {path}: {_reason(path, error)}; repair or remove it, or run again with --skip-broken "
+            # A name with a line break in it would end the line before the reason.
+            f"cannot read image {printable(path)}: {_reason(path, error)}; repair or remove it, or run again with --skip-broken "
             "to leave out every unreadable file"
         ) from error
 
 
 def _reason(path: str, error: Exception) -> str:
-    import os
-
     from PIL import UnidentifiedImageError
 
     if isinstance(error, FileNotFoundError):
         return "the file is gone, or a link that leads nowhere"
     if isinstance(error, PermissionError):
         return "no permission to read it"
-    if os.path.exists(path) and os.path.getsize(path) == 0:
+    if isinstance(error, OSError) and error.errno == errno.ELOOP:
+        return "a link that leads back to itself"
+    if os.path.isfile(path) and os.path.getsize(path) == 0:
         return "the file is empty (0 bytes)"
     if isinstance(error, UnidentifiedImageError):
         return "not an image in a known format"
-    return " ".join(str(error).split()) or type(error).__name__
+    return reason_of(error)

@@ -38,7 +38,7 @@ def load() -> DataSet:
 def _read() -> tuple[np.ndarray, np.ndarray]:
     """(1797, 8, 8) values and (1797,) labels, from scikit-learn's file where it lies: importing the package takes a second."""
     package = importlib.util.find_spec("sklearn")
-    if package is None:
+    if package is None or package.origin is None:
         raise ValueError("Digits comes with scikit-learn: pip install scikit-learn")
     path = os.path.join(os.path.dirname(package.origin), "datasets", "data", "digits.csv.gz")
     if os.path.isfile(path):

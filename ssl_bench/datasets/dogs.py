@@ -42,17 +42,18 @@ def _read(root: str) -> DataSet:
     if not os.path.isdir(os.path.join(root, FOLDER)):
         raise FileNotFoundError(f"no {FOLDER}")
     there = {path for files in by_class(os.path.join(root, FOLDER)).values() for path in files}
-    parts, folders = [], {}
+    parts: list[Images] = []
+    folders: dict[int, str] = {}
     for names, targets in lists:
         paths = [os.path.join(root, FOLDER, *PurePosixPath(name).parts) for name in names]
         absent = [path for path in paths if path not in there]
         if absent:
             raise FileNotFoundError(f"{len(absent)} of the {len(paths)} files of a list are missing, the first is {absent[0]}")
-        folders |= dict(zip(targets.tolist(), (PurePosixPath(name).parts[0] for name in names)))
+        folders |= dict(zip(targets.tolist(), (PurePosixPath(name).parts[0] for name in names), strict=True))
         parts.append(Images(targets, paths=tuple(paths)))
     if sorted(folders) != list(range(len(folders))):
         raise ValueError(f"StanfordDogs: the lists' labels are not 1..{len(folders)}: unpack lists.tar again")
-    return DataSet("StanfordDogs", tuple(folders[label] for label in range(len(folders))), *parts)
+    return DataSet("StanfordDogs", tuple(folders[label] for label in range(len(folders))), parts[0], parts[1])
 
 
 def _list(root: str, name: str) -> tuple[list[str], np.ndarray]:

@@ -11,6 +11,7 @@ from ssl_bench.datasets.archive import BadArchive, is_archive, unpack
 from ssl_bench.datasets.file_lock import FileLock
 from ssl_bench.datasets.images import DataSet
 from ssl_bench.datasets.transfer import fetch, mismatch
+from ssl_bench.messages import reason_of
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def read_or_fetch(
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{name} is not complete in {root} ({error}); {by_hand}") from None
     except (OSError, BadArchive) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = reason_of(error)
         raise OSError(f"{name}: the download to {root} failed ({reason}); {by_hand}") from error
     try:
         return read(root)
@@ -116,14 +117,13 @@ def _alone(root: str) -> Iterator[None]:
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)
-        lock.close()
+        lock.remove()
 
 
 @contextmanager
 def _folders(*folders: str) -> Iterator[None]:
     """These folders exist meanwhile; those made for it and still empty go again."""
-    created = []
+    created: list[str] = []
     try:
         for folder in folders:
             created[:0] = _missing_folders(folder)

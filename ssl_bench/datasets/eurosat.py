@@ -42,7 +42,7 @@ def _read(root: str) -> DataSet:
     if folder is None:
         raise FileNotFoundError(f"no folder with the class folder {_ONE_CLASS}")
     data = one_pile("EuroSAT", by_class(folder), 4, 5)
-    pixels = decode_together([data.train.paths, data.test.paths])
+    pixels = decode_together([data.train.files, data.test.files])
     if pixels is None:  # some image has another size: not the published ones
         return data
     return replace(data, train=Images(data.train.targets, pixels[0]), test=Images(data.test.targets, pixels[1]))

@@ -34,6 +34,6 @@ def fixed_split(
         raise ValueError(f"class {index} has {counts[index]} images, expected {wanted[index]} for training and others for test")
     random = np.random.RandomState(seed)
     is_train = np.zeros(len(targets), dtype=bool)
-    for index, number in enumerate(wanted):
-        is_train[random.choice(np.flatnonzero(targets == index), number, replace=False)] = True
+    for label, number in enumerate(wanted):
+        is_train[random.choice(np.flatnonzero(targets == label), number, replace=False)] = True
     return np.flatnonzero(is_train), np.flatnonzero(~is_train)

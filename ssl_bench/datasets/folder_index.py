@@ -39,13 +39,13 @@ def listed(folders: Sequence[str], root: str, worth_keeping: int = WORTH_KEEPING
     keys = [os.path.relpath(folder, root) for folder in folders]
 
     def look(start: int, chunk: Sequence[str]) -> list[tuple[int, str, bool]]:
-        return [_look(folder, kept.get(key)) for key, folder in zip(keys[start:], chunk)]
+        return [_look(folder, kept.get(key)) for key, folder in zip(keys[start : start + len(chunk)], chunk, strict=True)]
 
     with closing(in_threads(look, folders)) as chunks:  # threads, since a network drive answers slowly
         found = [entry for chunk in chunks for entry in chunk]
     names = [text.split("/") if text else [] for _, text, _ in found]
     if any(new for _, _, new in found) and sum(map(len, names)) >= worth_keeping:
-        kept |= {key: [changed, text] for key, (changed, text, _) in zip(keys, found)}
+        kept |= {key: [changed, text] for key, (changed, text, _) in zip(keys, found, strict=True)}
         _keep(places, {key: entry for key, entry in kept.items() if os.path.isdir(os.path.join(root, key))})
     return names
 

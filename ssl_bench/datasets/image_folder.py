@@ -78,9 +78,9 @@ def load(root: str, *, skip_broken: bool = False, limit_bytes: int = LIMIT_BYTES
         files.append(unlabelled_files)
     tensors = decode_together(files, limit_bytes)
     if tensors is None:
-        parts = [Images(labels, paths=tuple(paths)) for labels, paths in zip(targets, files)]
+        parts = [Images(labels, paths=tuple(paths)) for labels, paths in zip(targets, files, strict=True)]
     else:
-        parts = [Images(labels, pixels) for labels, pixels in zip(targets, tensors)]
+        parts = [Images(labels, pixels) for labels, pixels in zip(targets, tensors, strict=True)]
     return DataSet(
         name="ImageFolder",
         classes=classes,
@@ -150,7 +150,7 @@ def _labelled_part(folder: str) -> tuple[tuple[str, ...], np.ndarray, list[str]]
     if not classes:
         raise ValueError(f"{folder} holds no class folders; {LAYOUTS}")
     by_class = [image_files(os.path.join(folder, name)) for name in classes]
-    empty = [name for name, files in zip(classes, by_class) if not files]
+    empty = [name for name, files in zip(classes, by_class, strict=True) if not files]
     if empty:
         raise ValueError(f"no images in class folder {_some([os.path.join(folder, name) for name in empty])}")
     targets = np.repeat(np.arange(len(classes), dtype=np.int64), [len(files) for files in by_class])
@@ -183,7 +183,7 @@ def _without(
     if not left.all():
         name = os.path.join(folder, classes[int(left.argmin())])
         raise ValueError(f"class folder {name} holds no readable image: all of them are broken")
-    return targets[kept], [path for path, keep in zip(files, kept) if keep]
+    return targets[kept], [path for path, keep in zip(files, kept, strict=True) if keep]
 
 
 def _some(names: Sequence[str]) -> str:

@@ -33,10 +33,8 @@ def load(name: str, folder: str, classes: int, *, unlabeled: str | None = None, 
     if not os.path.isdir(lists):
         return None
     bases = [folder] if also_below is None else [folder, also_below]
-    train, test, further = (
-        read_list(_first(lists, names), bases, classes) if names else None
-        for names in (_TRAIN, ("test.txt",), (f"{unlabeled}.txt",) if unlabeled else ())
-    )
+    train, test = (read_list(_first(lists, names), bases, classes) for names in (_TRAIN, ("test.txt",)))
+    further = read_list(_first(lists, (f"{unlabeled}.txt",)), bases, classes) if unlabeled else None
     return DataSet(name, _class_names(train, classes), train, test, further)
 
 
@@ -63,7 +61,7 @@ def read_list(path: str, folders: Sequence[str], classes: int) -> Images:
         raise ValueError(f"{path} cannot be read ({error.strerror}); put TLlib's list there") from None
     if not lines:
         raise ValueError(f"{path} is empty; put TLlib's list there")
-    names, targets = zip(*(_parsed(path, number, line, classes) for number, line in lines))
+    names, targets = zip(*(_parsed(path, number, line, classes) for number, line in lines), strict=True)
     folder = next((folder for folder in folders if os.path.lexists(os.path.join(folder, names[0]))), folders[0])
     files = [os.path.join(folder, name) for name in names]
     if missing := absent(files):
@@ -95,7 +93,7 @@ def _first(folder: str, names: Sequence[str]) -> str:
 
 def _class_names(images: Images, classes: int) -> tuple[str, ...]:
     held: list[set[str]] = [set() for _ in range(classes)]
-    for target, path in zip(images.targets.tolist(), images.paths):
+    for target, path in zip(images.targets.tolist(), images.files, strict=True):
         held[target].add(os.path.basename(os.path.dirname(path)))
     names = [names.pop() for names in held if len(names) == 1]
     return tuple(names) if len(set(names)) == classes else tuple(map(str, range(classes)))

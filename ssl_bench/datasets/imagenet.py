@@ -98,9 +98,9 @@ def _read_imagenet100(root: str) -> DataSet:
 def _data(name: str, root: str, layout: _Layout, wnids: Sequence[str]) -> DataSet:
     folders = [layout.train[wnid] for wnid in wnids]
     folders += [layout.test_folders[wnid] for wnid in wnids] if layout.test_folders else []
-    paths = [[f"{folder}{os.sep}{file}" for file in files] for folder, files in zip(folders, listed(folders, root))]
-    test = dict(zip(wnids, paths[len(wnids) :])) if layout.test_folders else layout.test_files
-    return DataSet(name, tuple(wnids), images_of(wnids, dict(zip(wnids, paths))), images_of(wnids, test))
+    paths = [[f"{folder}{os.sep}{file}" for file in files] for folder, files in zip(folders, listed(folders, root), strict=True)]
+    test = dict(zip(wnids, paths[len(wnids) :], strict=True)) if layout.test_folders else layout.test_files
+    return DataSet(name, tuple(wnids), images_of(wnids, dict(zip(wnids, paths[: len(wnids)], strict=True))), images_of(wnids, test))
 
 
 def _chosen(path: str) -> list[str] | None:

@@ -9,6 +9,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from ssl_bench.messages import reason_of
+
 DEVKIT = "ILSVRC2012_devkit_t12"
 SOLUTION = "LOC_val_solution.csv"
 REMEDY = (
@@ -56,12 +58,14 @@ def _labels(root: str) -> dict[str, str] | None:
             return _from_devkit(meta, truth)
         if os.path.isfile(archive):
             with tarfile.open(archive) as packed:
-                return _from_devkit(*(packed.extractfile(os.path.relpath(path, root)).read() for path in paths))
+                members = map(packed.extractfile, (os.path.relpath(path, root) for path in paths))
+                meta, truth = (member.read() for member in members if member is not None)  # None: no file
+                return _from_devkit(meta, truth)
     except (MemoryError, PermissionError):
         raise
     # For bytes that are no .mat file or archive scipy and tarfile raise almost anything (MatReadError, zlib.error, KeyError ...).
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = reason_of(error)
         raise ValueError(f"the list of validation labels in {root} is damaged ({reason}): fetch it again") from error
     return None
 
@@ -70,5 +74,5 @@ def _from_devkit(meta: bytes, truth: bytes) -> dict[str, str]:
     from scipy.io import loadmat  # scikit-learn needs it, so it is there
 
     synsets = loadmat(io.BytesIO(meta), squeeze_me=True)["synsets"]
-    wnid_of = {int(number): str(wnid) for number, wnid in zip(synsets["ILSVRC2012_ID"], synsets["WNID"])}
+    wnid_of = {int(number): str(wnid) for number, wnid in zip(synsets["ILSVRC2012_ID"], synsets["WNID"], strict=True)}
     return {f"ILSVRC2012_val_{k:08d}": wnid_of[int(number)] for k, number in enumerate(np.array(truth.split()), 1)}

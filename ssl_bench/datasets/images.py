@@ -54,6 +54,11 @@ class Images:
     def __len__(self) -> int:
         return len(self.targets)
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """`paths`; () where the images are no files."""
+        return self.paths or ()
+
     def load(self, i: int) -> torch.Tensor:
         """Image `i` as uint8 (1|3, H, W), do not write into it; all but resident ones are RGB, see `decode.decode`.
 
@@ -62,7 +67,7 @@ class Images:
         """
         if self.pixels is not None:
             return self.pixels[i]
-        return decode.decode(self.paths[i]) if self.cached is None else self.cached.load(i)
+        return decode.decode(self.files[i]) if self.cached is None else self.cached.load(i)
 
     def take(self, indices: np.ndarray | list[int]) -> Images:
         """The images at `indices` (integers in 0..N-1, any order, repeats allowed), in that order.
@@ -84,7 +89,7 @@ class Images:
         if self.cached is not None:
             return Images(targets, cached=self.cached.take(chosen))
         if self.pixels is None:
-            return Images(targets, paths=tuple(self.paths[i] for i in chosen))
+            return Images(targets, paths=tuple(self.files[i] for i in chosen))
         if chosen.size and bool((np.diff(chosen) == 1).all()):
             return Images(targets, self.pixels[int(chosen[0]) : int(chosen[-1]) + 1])
         return Images(targets, self.pixels[chosen])

@@ -25,12 +25,19 @@ def visible(folder: str) -> tuple[list[str], list[str]]:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir():
+            if _is_folder(entry):
                 folders.append(entry.name)
             # No is_file() here: a link that leads nowhere must be reported when it is read, not vanish silently.
             elif entry.name.lower().endswith(SUFFIXES):
                 files.append(entry.name)
     return sorted(folders), sorted(files)
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads back to itself: reported when it is read, like one that leads nowhere
+        return False
 
 
 def _collect(folder: str, above: frozenset[tuple[int, int]], found: list[tuple[str, str]]) -> None:

@@ -31,11 +31,11 @@ def from_torchvision(name: str, train: Any, test: Any, unlabeled: Any = None, *,
         ValueError: a transform is set, pictures are no PIL images, differ in size, or do not fit.
     """
     named = {"train": train, "test": test, "unlabeled": unlabeled}
-    parts = [_part(f"{name} {split}", part, limit_bytes) for split, part in named.items() if part is not None]
+    parts = {split: _part(f"{name} {split}", part, limit_bytes) for split, part in named.items() if part is not None}
     classes = getattr(train, "classes", None)
     if classes is None:
-        classes = range(int(parts[0].targets.max()) + 1)
-    return DataSet(name, tuple(str(label) for label in classes), *parts)
+        classes = range(int(parts["train"].targets.max()) + 1)
+    return DataSet(name, tuple(str(label) for label in classes), parts["train"], parts["test"], parts.get("unlabeled"))
 
 
 def _part(what: str, part: Any, limit_bytes: int) -> Images:

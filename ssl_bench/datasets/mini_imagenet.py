@@ -71,9 +71,9 @@ def _from_lists(root: str) -> dict[str, list[str]]:
                 rows = [(row["filename"], row["label"]) for row in csv.DictReader(file)]
         except (KeyError, ValueError, csv.Error) as error:
             raise ValueError(f"{path} is no list with the columns filename,label: fetch it again") from error
-        absent += [file for file, _ in rows if file not in there]
-        for file, label in rows:
-            found.setdefault(label, []).append(os.path.join(root, "images", file))
+        absent += [image for image, _ in rows if image not in there]
+        for image, label in rows:
+            found.setdefault(label, []).append(os.path.join(root, "images", image))
     if absent:
         raise FileNotFoundError(f"{len(absent)} files of the lists are not in images/, the first is {absent[0]}")
     return {label: sorted(files) for label, files in found.items()}

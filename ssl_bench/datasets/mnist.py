@@ -12,6 +12,8 @@ import numpy as np
 from ssl_bench.datasets.download import Remote, read_or_fetch
 from ssl_bench.datasets.images import DataSet, Images
 
+LARGEST = 2**28
+"""Bytes that an idx file may hold, unpacked; MNIST's largest holds 47 million."""
 _DIGITS = tuple(str(digit) for digit in range(10))
 _CLOTHES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
@@ -47,9 +49,11 @@ def read_idx(path: str) -> np.ndarray:
     """
     try:
         with gzip.open(path) if path.endswith(".gz") else open(path, "rb") as file:
-            content = file.read()
+            content = file.read(LARGEST + 1)  # what is packed may be a bomb
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path} is damaged ({error}): fetch it again") from error
+    if len(content) > LARGEST:
+        raise ValueError(f"{path} is no set of small images: it holds more than {LARGEST:,} bytes; fetch it again")
     if len(content) < 4 or content[:3] != b"\0\0\x08" or len(content) < 4 + 4 * content[3]:
         raise ValueError(f"{path} is not an idx file of bytes: fetch it again")
     shape = tuple(int(size) for size in np.frombuffer(content, ">u4", content[3], 4))
@@ -79,8 +83,9 @@ def _read(name: str, classes: tuple[str, ...], root: str) -> DataSet:
     places = [root, os.path.join(root, "raw"), os.path.join(root, name), os.path.join(root, name, "raw")]
     for folder in places:
         files = [_file(folder, stem) for stem in ("train-images", "train-labels", "t10k-images", "t10k-labels")]
-        if all(files):
-            return DataSet(name, classes, _part(files[0], files[1]), _part(files[2], files[3]))
+        there = [file for file in files if file is not None]
+        if len(there) == len(files):
+            return DataSet(name, classes, _part(there[0], there[1]), _part(there[2], there[3]))
     raise FileNotFoundError("no folder there with the four idx files")
 
 

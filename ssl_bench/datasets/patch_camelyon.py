@@ -63,7 +63,8 @@ def _unpack(path: Path) -> None:
 
 
 def _read(root: str) -> DataSet:
-    return DataSet("PatchCamelyon", CLASSES, *(_part(root, *_files(part)) for part in ("train", "test")))
+    train, test = (_part(root, *_files(part)) for part in ("train", "test"))
+    return DataSet("PatchCamelyon", CLASSES, train, test)
 
 
 def _part(root: str, images: Remote, labels: Remote) -> Images:

@@ -125,12 +125,12 @@ def _load(name: str, root: str, files: Sequence[Remote], base: str, make: Callab
 
 def _read(name: str, base: str, make: Callable[[str], DataSet], root: str) -> DataSet:
     parent, inner = os.path.split(os.path.abspath(root))
-    absent = None
+    absent: FileNotFoundError | None = None
     for place in [root, parent] if inner == base else [root]:
         try:
             data = make(place)
             for part in filter(None, (data.train, data.test, data.unlabeled)):
-                require(part.paths)
+                require(part.files)
             return data
         except FileNotFoundError as error:
             absent = absent or error
@@ -145,7 +145,7 @@ def _read(name: str, base: str, make: Callable[[str], DataSet], root: str) -> Da
         except Exception as error:
             what = f"{name}: a list in {os.path.join(place, base)} is damaged"
             raise ValueError(f"{what} ({' '.join(str(error).split())}); unpack the archive again") from error
-    raise absent
+    raise absent or FileNotFoundError(f"no whole {base} there")
 
 
 def _food101(root: str) -> DataSet:
@@ -156,7 +156,7 @@ def _food101(root: str) -> DataSet:
 
 
 def _in_order(images: Images) -> Images:
-    return images.take(np.array(sorted(range(len(images)), key=lambda i: (images.targets[i], images.paths[i]))))
+    return images.take(np.array(sorted(range(len(images)), key=lambda i: (images.targets[i], images.files[i]))))
 
 
 def _food101_folders(train: str, test: str) -> DataSet:

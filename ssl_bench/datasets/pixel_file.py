@@ -109,7 +109,7 @@ class PixelFile:
     def check_samples(self) -> None:
         """Compare the pixels of some images, evenly spread, with their checksums.  Raises BadPixelFile."""
         for i in sorted(set(np.linspace(0, len(self) - 1, _SAMPLES).astype(int).tolist())):
-            if zlib.crc32(self._pixels(i)) != self._index[i, 2]:
+            if zlib.crc32(self._pixels(i).data) != self._index[i, 2]:
                 raise BadPixelFile(f"is corrupt: the checksum of image {i} is wrong")
 
     def load(self, i: int) -> torch.Tensor:

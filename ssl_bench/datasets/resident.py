@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
@@ -51,7 +51,7 @@ def decode_together(parts: Sequence[Sequence[str]], limit_bytes: int = LIMIT_BYT
     # EXIF may turn portrait into landscape, so the size that counts is that of a decoded image.
     shape = tuple(decode(parts[0][0]).shape)
     tensors = [torch.empty((len(part), *shape), dtype=torch.uint8) for part in parts]
-    for part, tensor in zip(parts, tensors):
+    for part, tensor in zip(parts, tensors, strict=True):
         with closing(in_threads(partial(_fill, tensor), part)) as fitted:
             if not all(fitted):
                 return None
@@ -84,7 +84,7 @@ def broken_files(paths: Sequence[str]) -> tuple[str, ...]:
         return tuple(path for found in chunks for path in found)
 
 
-def in_threads(work: Callable[[int, Sequence[str]], Result], paths: Sequence[str]) -> Iterator[Result]:
+def in_threads(work: Callable[[int, Sequence[str]], Result], paths: Sequence[str]) -> Generator[Result, None, None]:
     """Yield `work(start, paths[start:stop])` for consecutive chunks, in order; a few chunks ahead of the reader at most.
 
     When the reader stops early, or a chunk fails, what has not begun is cancelled.

@@ -40,7 +40,7 @@ def _read(root: str) -> DataSet:
     names = ("train_X.bin", "train_y.bin", "test_X.bin", "test_y.bin", "unlabeled_X.bin")
     paths = [os.path.join(folder, name) for name in names]
     if not all(map(os.path.isfile, paths)):
-        absent = ", ".join(name for name, path in zip(names, paths) if not os.path.isfile(path))
+        absent = ", ".join(name for name, path in zip(names, paths, strict=True) if not os.path.isfile(path))
         raise FileNotFoundError(f"no {absent} in {FOLDER}")
     train_x, train_y, test_x, test_y, unlabeled_x = paths
     unlabeled = _pixels(unlabeled_x)

@@ -60,7 +60,7 @@ def _read(root: str) -> DataSet:
         paths = tuple(folder + name.replace("/", os.sep) for name in names)
         require(paths)
         parts.append(Images(np.array([number[_class(name)] for name in names], dtype=np.int64), paths=paths))
-    return DataSet("SUN397", tuple(name[3:] for name in classes), *parts)
+    return DataSet("SUN397", tuple(name[3:] for name in classes), parts[0], parts[1])
 
 
 def _names(path: str) -> list[str]:

@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 from ssl_bench.datasets.archive import crc_error
+from ssl_bench.messages import reason_of
 
 STALLED_SECONDS = 60.0
 """A connection that says nothing for so long is given up; without a limit it would wait for ever."""
@@ -163,7 +164,7 @@ def _blocks(response: Any) -> Iterator[bytes]:
 def _reason(error: Any) -> str:
     if isinstance(error, TimeoutError):
         return f"nothing came for {STALLED_SECONDS:g} s"
-    return " ".join(str(error).split()) or type(error).__name__
+    return reason_of(error)
 
 
 def _bar(url: str, have: int, whole: int | None) -> Any:

@@ -6,13 +6,17 @@ Kaiming He et al., "Masked Autoencoders Are Scalable Vision Learners", arXiv:211
 from __future__ import annotations
 
 import functools
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from ssl_bench.nets.positions import sincos_positions
 
-_norm = functools.partial(nn.LayerNorm, eps=1e-6)
+if TYPE_CHECKING:  # it takes seconds
+    from timm.models.vision_transformer import VisionTransformer
+
+_norm: Any = functools.partial(nn.LayerNorm, eps=1e-6)  # timm says type[Module], and gives its blocks a partial itself
 
 
 def is_plain_vit(network: nn.Module) -> bool:
@@ -49,13 +53,13 @@ def keep(noise: Tensor, mask_ratio: float) -> Tensor:
     return noise.argsort(dim=1, stable=True)[:, :kept]  # stable: equal values fall alike on every device
 
 
-def grid_of(vit: nn.Module, image_size: int) -> tuple[int, int]:
+def grid_of(vit: VisionTransformer, image_size: int) -> tuple[int, int]:
     """Rows and columns of the patches that a plain ViT makes of (image_size, image_size) images."""
     embed = vit.patch_embed
     return embed.dynamic_feat_size((image_size, image_size)) if vit.dynamic_img_size else embed.grid_size
 
 
-def encode(vit: nn.Module, x: Tensor, kept: Tensor) -> Tensor:
+def encode(vit: VisionTransformer, x: Tensor, kept: Tensor) -> Tensor:
     """x (B, 3, S, S), kept (B, K) places of patches -> (B, P + K, D): the tokens that `vit`, a plain one, makes of its P class and
     register tokens and of these patches alone, in the order of `kept`; after its last norm where that comes before the pooling."""
     from timm.models import checkpoint_seq
@@ -82,7 +86,9 @@ class Decoder(nn.Module):
     their deviation (var + 1e-6, unbiased), are the target.  ValueError: a width that its heads, or positions, do not divide.
     """
 
-    def __init__(self, vit: nn.Module, image_size: int, dim: int, depth: int, heads: int, norm_pixels: bool = True) -> None:
+    positions: Tensor  # (1, N, dim)
+
+    def __init__(self, vit: VisionTransformer, image_size: int, dim: int, depth: int, heads: int, norm_pixels: bool = True) -> None:
         super().__init__()
         from timm.models.vision_transformer import Block
 
@@ -99,7 +105,7 @@ class Decoder(nn.Module):
         self.blocks = nn.Sequential(*(Block(dim, heads, qkv_bias=True, norm_layer=_norm) for _ in range(depth)))
         self.norm = _norm(dim)
         self.pixels = nn.Linear(dim, pixels)
-        self.register_buffer("positions", sincos_positions(*self.grid, dim), persistent=False)  # (1, N, dim)
+        self.register_buffer("positions", sincos_positions(*self.grid, dim), persistent=False)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ssl_bench.nets.tokens import TimmNetwork
+
 POSITIONS = ("pos_embed", "relative_position_bias_table")  # timm's names of what tells a token where it is
 AT_ONCE = 2**22  # numbers of pairs held at a time; more are computed again in the backward pass
 
@@ -23,12 +25,14 @@ class PositionHead(nn.Module):
     Linear, GELU, Linear, and a linear classifier, nothing between the last two.  Source: the authors' code, of any width and grid.
     """
 
+    label: Tensor  # int64: (N,) of apl, (N, N) of rpl
+
     def __init__(self, dim: int, grid: tuple[int, int], kind: str) -> None:
         super().__init__()
         if kind not in ("apl", "rpl"):
             raise ValueError(f"kind must be apl or rpl, got {kind!r}")
         rows, columns = grid
-        self.kind, self.half = kind, dim // 2
+        self.kind, self.middle = kind, dim // 2
         sizes = (dim // 2, dim // 2, dim // 4) if kind == "apl" else (dim // 2 * 2, dim // 2, dim // 2)
         self.fc1, self.fc2 = nn.Linear(*sizes[:2]), nn.Linear(*sizes[1:])
         self.classifier = nn.Linear(sizes[2], rows * columns if kind == "apl" else (2 * rows - 1) * (2 * columns - 1))
@@ -41,13 +45,13 @@ class PositionHead(nn.Module):
     def forward(self, tokens: Tensor, pairs: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """tokens: (B, N, D); pairs: (P, 2) int64 places i, j of queries and keys, of RPL only."""
         if self.kind == "apl":
-            y = self.classifier(self.fc2(F.gelu(self.fc1(tokens[..., : self.half]))))            # (B, N, N)
+            y = self.classifier(self.fc2(F.gelu(self.fc1(tokens[..., : self.middle]))))            # (B, N, N)
             loss, hits = _cross_entropy(y, self.label.expand(len(y), -1))
             return loss / y[..., 0].numel(), hits / y[..., 0].numel()
         return self._relative(tokens, pairs)
 
     def _relative(self, tokens: Tensor, pairs: Tensor | None) -> tuple[Tensor, Tensor]:
-        half, (batch, n, _) = self.half, tokens.shape
+        half, (batch, n, _) = self.middle, tokens.shape
         # fc1 of a concatenated pair is a sum, so it is computed a token, not a pair; and the last two layers are one linear map.
         q = F.linear(tokens[..., :half], self.fc1.weight[:, :half])                               # (B, N, h)
         k = F.linear(tokens[..., -half:], self.fc1.weight[:, half:], self.fc1.bias)               # (B, N, h)
@@ -125,6 +129,6 @@ def with_conditional_positions(network: nn.Module, arch: str) -> None:
         block.register_forward_pre_hook(_add_positions)
 
 
-def _add_positions(block: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def _add_positions(block: TimmNetwork, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     x = inputs[0]                                                                                 # (B, H, W, D)
     return (x + block.cpe(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1), *inputs[1:])

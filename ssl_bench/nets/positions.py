@@ -30,7 +30,7 @@ def fix_positions(vit: nn.Module) -> None:
     """
     there, grid = getattr(vit, "pos_embed", None), getattr(getattr(vit, "patch_embed", None), "grid_size", None)
     first = there.shape[1] - grid[0] * grid[1] if isinstance(there, Tensor) and there.ndim == 3 and grid is not None else -1
-    if first not in (0, getattr(vit, "num_prefix_tokens", 0)):
+    if there is None or grid is None or first not in (0, getattr(vit, "num_prefix_tokens", 0)):
         raise ValueError(
             f"{type(vit).__name__} has no embedding of the positions on a grid of patches (pos_embed), as a ViT has: "
             "leave the fixed positions out, or choose a vit_*"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -62,7 +63,7 @@ class FCUUp(nn.Module):
         self.bn = norm
 
     def forward(self, t: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
-        x = t.reshape(len(t), *grid, t.shape[2]).permute(0, 3, 1, 2)  # a channels-last map without a copy
+        x = t.reshape(t.shape[0], *grid, t.shape[2]).permute(0, 3, 1, 2)  # a channels-last map without a copy
         return resize(F.relu(self.bn(self.conv_project(x)), inplace=True), size)
 
 
@@ -132,10 +133,10 @@ class Stage(nn.Module):
     def forward(self, x: Tensor | None, t: Tensor | None, grid: tuple[int, int]) -> tuple[Tensor | None, Tensor | None]:
         extra = None
         x = None if x is None else self._run(self.cnn_block, x)                                     # (B, C, H, W)
-        if self.fcu:
+        if self.fcu and x is not None and t is not None:
             t = t + torch.cat([t[:, :1], self.squeeze_block(x, grid)], dim=1)                       # (B, 1 + N, D)
         t = None if t is None else self._run(self.trans_block, t)
-        if self.fcu:
+        if self.fcu and x is not None and t is not None:
             extra = self.expand_block(t[:, 1:], grid, x.shape[-2:])                                 # (B, C, H, W)
         return None if x is None else self._run(self.fusion_block, x, extra), t
 
@@ -197,7 +198,7 @@ class Semiformer(nn.Module):
         self.multiple = patch if mixer else 2 * patch  # the last map of the bottlenecks is half as wide as the grid of tokens
         conv, trans = "conv" in streams, "trans" in streams
         width = mixer or base_channel * channel_ratio
-        norm = functools.partial(nn.LayerNorm, eps=1e-6)
+        norm: Any = functools.partial(nn.LayerNorm, eps=1e-6)  # timm says type[Module], and gives its blocks a partial itself
         block = functools.partial(Block, embed_dim, num_heads, qkv_bias=True, norm_layer=norm)
         rates = [drop_path * i / (depth - 1) for i in range(depth)]
 
@@ -221,13 +222,13 @@ class Semiformer(nn.Module):
         if trans:
             self.trans_patch_conv = nn.Conv2d(base_channel, embed_dim, 4, 4)
             self.trans_1 = block(drop_path=rates[0])
-        self.stages = []
+        self.stages: list[str] = []
         c_in, third = width, depth // 3
         for i in range(2, depth + (not mixer)):
             c_out = mixer or width * 2 ** ((i - 1) // third)
             wider = c_out != c_in
             last = i == depth
-            blocks = ()
+            blocks: tuple[nn.Module, ...] = ()
             if conv:
                 blocks = (
                     Mixer(mixer) if mixer else Bottleneck(c_in, c_out, 1 + wider, project=wider),
@@ -289,15 +290,15 @@ class Semiformer(nn.Module):
         if trans:
             t = self.trans_patch_conv(base).flatten(2).transpose(1, 2)            # (B, N, D)
             t = t + self.pos_embed if self.position_size else t
-            t = self.trans_1(torch.cat([self.cls_token.expand(len(t), -1, -1), t], dim=1))
+            t = self.trans_1(torch.cat([self.cls_token.expand(t.shape[0], -1, -1), t], dim=1))
         for name in self.stages:
             y, t = getattr(self, name)(y, t, grid)
-        t = self.trans_norm(t) if trans else None
+        t = None if t is None else self.trans_norm(t)
         logits = (
-            self.conv_cls_head(y.mean(dim=(2, 3))) if conv else None,             # (B, C)
-            self.trans_cls_head(t[:, 0]) if trans else None,
+            None if y is None else self.conv_cls_head(y.mean(dim=(2, 3))),             # (B, C)
+            None if t is None else self.trans_cls_head(t[:, 0]),
         )
-        return (logits, t[:, 1:] if trans else None) if tokens else logits
+        return (logits, None if t is None else t[:, 1:]) if tokens else logits
 
 
 def initialise(module: nn.Module) -> None:

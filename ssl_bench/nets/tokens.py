@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
+TimmNetwork = Any  # an nn.Module of timm, whose methods and attributes depend on its family: each is asked for before it is used
 
-def features_and_tokens(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+
+def features_and_tokens(network: TimmNetwork, x: Tensor) -> tuple[Tensor, Tensor]:
     """What a network of timm gives for x (B, 3, S, S), and from the same forward its patch tokens (B, N, D), in rows, normalised.
 
     Tokens are what ``forward_features`` returns: those of a ViT without its class and register tokens, the cells of a map
@@ -17,16 +21,16 @@ def features_and_tokens(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     return network.forward_head(maps), patch_tokens(network, maps)
 
 
-def patch_tokens(network: nn.Module, maps: Tensor) -> Tensor:
+def patch_tokens(network: TimmNetwork, maps: Tensor) -> Tensor:
     """``forward_features``' result, (B, P + N, D) or a map -> (B, N, D)."""
     if maps.ndim == 4:
         return maps.flatten(1, 2) if _channels_last(network) else maps.flatten(2).transpose(1, 2)
     tokens = maps[:, getattr(network, "num_prefix_tokens", 0) :]
-    norm = getattr(network, "norm", None), getattr(network, "fc_norm", None)
-    return norm[1](tokens) if isinstance(norm[0], nn.Identity) and isinstance(norm[1], nn.LayerNorm) else tokens
+    norm, fc_norm = getattr(network, "norm", None), getattr(network, "fc_norm", None)
+    return fc_norm(tokens) if isinstance(norm, nn.Identity) and isinstance(fc_norm, nn.LayerNorm) else tokens
 
 
-def token_shape(network: nn.Module, arch: str, image_size: int) -> tuple[int, tuple[int, int]]:
+def token_shape(network: TimmNetwork, arch: str, image_size: int) -> tuple[int, tuple[int, int]]:
     """(D, (rows, columns)) of `features_and_tokens` for images of that size; of a Semiformer, of its transformer stream.
 
     ValueError: the network has no patch tokens (`features_and_tokens` would not be what it computes), or a single one.
@@ -48,7 +52,7 @@ def token_shape(network: nn.Module, arch: str, image_size: int) -> tuple[int, tu
     return tokens.shape[2], grid
 
 
-def _of_timm(network: nn.Module, arch: str, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+def _of_timm(network: TimmNetwork, arch: str, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
     refused = f"--positional: --arch {arch} has no patch tokens to place: use a ViT, DeiT, Swin, NesT, or a Semiformer"
     if not hasattr(network, "forward_features") or not hasattr(network, "forward_head"):
         raise ValueError(refused)
@@ -57,9 +61,10 @@ def _of_timm(network: nn.Module, arch: str, x: Tensor) -> tuple[Tensor, tuple[in
         raise ValueError(refused)
     tokens = patch_tokens(network, maps)
     if maps.ndim == 4:
-        return tokens, tuple(maps.shape[1:3] if _channels_last(network) else maps.shape[2:])
+        rows, columns = maps.shape[1:3] if _channels_last(network) else maps.shape[2:]
+        return tokens, (rows, columns)
     embed = getattr(network, "patch_embed", None)
-    if getattr(network, "dynamic_img_size", False):
+    if embed is not None and getattr(network, "dynamic_img_size", False):
         return tokens, embed.dynamic_feat_size(tuple(x.shape[2:]))
     return tokens, getattr(embed, "grid_size", None) or (1, 0)
 

@@ -15,9 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ssl_bench import timm_weights
 from ssl_bench.flags import nearest
+from ssl_bench.messages import reason_of
 from ssl_bench.nets.mae import grid_of, is_plain_vit
 from ssl_bench.nets.semiformer import HEADS, NETWORKS, STREAMS, FCUDown, FCUUp, check_streams, initialise
+from ssl_bench.nets.tokens import TimmNetwork
 
 PREFIX = "semiformer:"
 NAMES = tuple(NETWORKS)
@@ -104,20 +107,13 @@ def build(
     return TwoStreams(cnn, vit, num_classes, image_size, arch, fcu=fcu)
 
 
-def _create(name: str, kwargs: dict[str, Any], pretrained: bool) -> nn.Module:
-    import timm
-
+def _create(name: str, kwargs: dict[str, Any], pretrained: bool) -> TimmNetwork:
     try:
-        return timm.create_model(name, pretrained=pretrained, num_classes=0, **kwargs)
+        return timm_weights.create(name, kwargs, pretrained, backbone_file=False)
     except TypeError as error:
         if "img_size" in kwargs and "img_size" in str(error):
             raise ValueError(f"{name} is no plain ViT, which takes an img_size: use vit_small_patch16_224 or the like") from None
         raise ValueError(f"{name} refuses its arguments {kwargs}: {error}") from None
-    except (OSError, RuntimeError) as error:
-        if not pretrained:
-            raise
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise OSError(f"ImageNet weights of {name} could not be loaded ({reason}); add --scratch for random weights") from None
 
 
 class TwoStreams(nn.Module):
@@ -129,9 +125,11 @@ class TwoStreams(nn.Module):
     """
 
     layers_unknown = True  # no layer decay
+    cnn: TimmNetwork  # there are only those of `streams`
+    vit: TimmNetwork
 
     def __init__(
-        self, cnn: nn.Module | None, vit: nn.Module | None, num_classes: int, image_size: int, arch: str, *, fcu: bool = True
+        self, cnn: TimmNetwork | None, vit: TimmNetwork | None, num_classes: int, image_size: int, arch: str, *, fcu: bool = True
     ) -> None:  # fmt: skip
         super().__init__()
         self.arch, self.image_size, self.fcu, self.checkpoints = arch, image_size, fcu and None not in (cnn, vit), False
@@ -145,7 +143,7 @@ class TwoStreams(nn.Module):
                 raise ValueError(f"--arch {arch}: the ViT has {depth} blocks, fewer than {STRIDES} stages: raise vit_depth")
             self.cuts = [round(depth * s / STRIDES) for s in range(STRIDES + 1)]
             self.trans_cls_head = nn.Linear(_width(vit, image_size, arch), num_classes)
-        if None not in (cnn, vit):
+        if cnn is not None and vit is not None:
             from timm.layers import LayerNorm2d
 
             batch_norm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in cnn.modules())
@@ -162,9 +160,7 @@ class TwoStreams(nn.Module):
 
     def no_weight_decay(self) -> set[str]:
         """What either network names so, by the names here."""
-        networks = [("cnn", getattr(self, "cnn", None)), ("vit", getattr(self, "vit", None))]
-        known = [(at, network) for at, network in networks if hasattr(network, "no_weight_decay")]
-        return {f"{at}.{name}" for at, network in known for name in network.no_weight_decay()}
+        return {f"{at}.{name}" for at, network in self.named_children() for name in getattr(network, "no_weight_decay", set)()}
 
     def grid(self, image_size: int) -> tuple[int, int]:
         """Rows and columns of the patches of (image_size, image_size) images."""
@@ -183,7 +179,8 @@ class TwoStreams(nn.Module):
             height, width = x.shape[-2:]
             raise ValueError(f"{self.arch} was made for {self.image_size}x{self.image_size} images, not {height}x{width}")
         conv, trans = "conv" in self.streams, "trans" in self.streams
-        y = t = None
+        y: Any = None  # a Tensor from where its stream begins
+        t: Any = None
         if trans:
             grid, first = self.grid(self.image_size), self.vit.num_prefix_tokens
             t = self.vit.norm_pre(self.vit._pos_embed(self.vit.patch_embed(x)))              # (B, P + N, D)
@@ -230,7 +227,8 @@ def _stages(cnn: nn.Module, image_size: int, arch: str) -> tuple[list[list[str]]
             if parameter.ndim < 2:
                 parameter.uniform_(0.1, 0.5, generator=generator)
         features, expected = _attempt(lambda: _features(cnn, x), image_size, arch)
-        names, shapes = [], []
+        names: list[str] = []
+        shapes: list[tuple[int, ...]] = []
         for name in _flat(cnn):
             try:
                 x = cnn.get_submodule(name)(x.clone())  # some work in place
@@ -267,7 +265,7 @@ def _flat(cnn: nn.Module) -> list[str]:
     return names
 
 
-def _features(cnn: nn.Module, x: Tensor) -> tuple[int, Tensor]:
+def _features(cnn: TimmNetwork, x: Tensor) -> tuple[int, Tensor]:
     expected = cnn.forward_features(x.clone())
     features = cnn.forward_head(expected)
     if features.ndim != 2:
@@ -275,7 +273,7 @@ def _features(cnn: nn.Module, x: Tensor) -> tuple[int, Tensor]:
     return features.shape[1], expected
 
 
-def _width(vit: nn.Module, image_size: int, arch: str) -> int:
+def _width(vit: TimmNetwork, image_size: int, arch: str) -> int:
     vit.eval()
     with torch.no_grad():
         features = _attempt(lambda: vit(torch.zeros(1, 3, image_size, image_size)), image_size, arch)
@@ -288,7 +286,7 @@ def _attempt(run: Callable[[], Any], image_size: int, arch: str) -> Any:
     try:
         return run()
     except (RuntimeError, AssertionError, ValueError, IndexError, TypeError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:160]
+        reason = reason_of(error, 160)
         raise ValueError(
             f"--arch {arch} does not take {image_size}x{image_size} images ({reason}): change --image-size or --model-kwargs"
         ) from None

@@ -71,7 +71,7 @@ class WideResNet(nn.Module):
         self.blocks = nn.Sequential(*blocks)
         self.norm = _norm(widths[3], bn_momentum)
         self.fc = nn.Linear(widths[3], num_classes) if num_classes else nn.Identity()
-        if num_classes:
+        if isinstance(self.fc, nn.Linear):
             nn.init.xavier_normal_(self.fc.weight)
             nn.init.zeros_(self.fc.bias)
 

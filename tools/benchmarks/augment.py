@@ -112,7 +112,7 @@ def per_image_views(batch: int, size: int) -> Callable[[], None]:
     return theirs
 
 
-def memory_copy(batch: int, size: int) -> Callable[[], None]:
+def memory_copy(batch: int, size: int) -> Callable[[], object]:
     """27 bytes a pixel: 3 read as uint8, 2 x 3 floats written (and nothing computed)."""
     source, target = (torch.zeros(27 * batch * size * size // 2, dtype=torch.uint8) for _ in range(2))
     return lambda: target.copy_(source)

@@ -59,8 +59,8 @@ def _against_a_loop(name: str, student: nn.Module, options: Options, device: tor
 def loop_over_parameters(teacher: nn.Module, student: nn.Module, decay: float) -> None:
     """What TLlib, USB and TorchSSL do at every step: parameter by parameter, then buffer by buffer."""
     with torch.no_grad():
-        for theirs, ours in zip(teacher.parameters(), student.parameters(), strict=True):
-            theirs.copy_(decay * theirs + (1 - decay) * ours)
+        for weight, own in zip(teacher.parameters(), student.parameters(), strict=True):
+            weight.copy_(decay * weight + (1 - decay) * own)
         for theirs, ours in zip(teacher.buffers(), student.buffers(), strict=True):
             theirs.copy_(ours)
 

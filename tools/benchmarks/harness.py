@@ -165,7 +165,7 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     with contextlib.suppress(OSError):
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
         if found:
             return found[1].strip()
     return platform.processor() or platform.machine()
@@ -176,7 +176,7 @@ def machine() -> dict[str, Any]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     words: set[str] = set()
     with contextlib.suppress(OSError):
-        found = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        found = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
         words = set(found[1].split()) if found else words
     return dict(
         cores=cores, architecture=platform.machine(), torch_uses=torch.backends.cpu.get_cpu_capability(),
@@ -202,7 +202,7 @@ def write(record: dict[str, Any], folder: Path) -> Path:
     """Write the record; returns the file."""
     path = path_of(record, folder)
     folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=1) + "\n")
+    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return path
 
 
@@ -210,7 +210,7 @@ def updated(record: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The record in `folder` with the rows of `record` in place of those of the same case (new cases come last), each with the
     command and the date of its own.  ValueError: it is of another machine or of other versions."""
     path = path_of(record, folder)
-    old = json.loads(path.read_text())
+    old = json.loads(path.read_text(encoding="utf-8"))
     if (old["machine"], old["versions"]) != (record["machine"], record["versions"]):
         raise ValueError(f"{path} was measured on another machine or with other versions: measure all rows")
     rows = {(row["case"], row.get("of")): {**row, "measured": f"{record['date']}, {record['command']}"} for row in record["rows"]}

@@ -60,7 +60,7 @@ def run(options: Options) -> dict[str, Any]:
 def shares(on_disk: Images, cached: Images, rounds: int, options: Options) -> list[Row]:
     """The targets: our host's share against the whole pipeline."""
     rows = []
-    theirs = ("per-image Pillow, whole", seconds(whole_pipeline(on_disk.paths)))
+    theirs = ("per-image Pillow, whole", seconds(whole_pipeline(on_disk.files)))
     for case, images, goal in ((f"{CASE} JPEG", on_disk, ">= 2.5"), (f"{CASE} photograph, from the cache", cached, ">= 6")):
         if options.wants(case):
             ours = ("ssl_bench, host's share", seconds(hosts_share(images)))
@@ -75,16 +75,17 @@ def parts(on_disk: Images, cached: Images, rounds: int, options: Options) -> lis
     decoded = [on_disk.load(i) for i in range(n)]
     pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in decoded]
     weak, draws = views()[0], views()[0].draw_crop(n, tuple(decoded[0].shape[1:]), torch.Generator().manual_seed(0))
+    assert draws.box is not None
     boxes = [(left, top, left + w, top + h) for top, left, h, w in draws.box.tolist()]
     cases: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
-        "decoding": (lambda: [on_disk.load(i) for i in range(n)], lambda: [np.asarray(opened(path)) for path in on_disk.paths]),
+        "decoding": (lambda: [on_disk.load(i) for i in range(n)], lambda: [np.asarray(opened(path)) for path in on_disk.files]),
         "one crop": (
             lambda: weak.crop_each(decoded, draws),
             lambda: [np.asarray(p.crop(b).resize((SIZE, SIZE), BILINEAR)) for p, b in zip(pictures, boxes, strict=True)],
         ),
         "reading the cache": (
             lambda: [cached.load(i) for i in range(n)],
-            lambda: [np.asarray(opened(path)) for path in on_disk.paths],
+            lambda: [np.asarray(opened(path)) for path in on_disk.files],
         ),
     }
     for name, (ours, theirs) in cases.items():
@@ -132,7 +133,7 @@ def memory(folder: Path, options: Options) -> list[Row]:
     with open(path, "wb") as file:
         pixel_file.write(file, itertools.repeat(image, n), n, SHORT_SIDE, bytes(32))
     argv = [sys.executable, "-m", "benchmarks.loader", str(path), str(n)]
-    done = subprocess.run(argv, capture_output=True, text=True, check=True, cwd=Path(__file__).parent.parent)
+    done = subprocess.run(argv, capture_output=True, encoding="utf-8", check=True, cwd=Path(__file__).parent.parent)
     added, size = map(int, done.stdout.split())
     notes = dict(of="of the file", file_mib=size / 2**20, added_mib=added / 2**20)
     return [harness.figure(case, [added / size], unit="x", goal="" if options.tiny else "<= 1.2", **notes)]
@@ -157,7 +158,7 @@ def photographs(folder: Path, count: int) -> tuple[str, ...]:
 
 def in_a_cache(folder: Path, images: Images) -> Images:
     with open(folder / "cache.pixels", "wb") as file:
-        small = (shorten(decode.decode(path), SHORT_SIDE) for path in images.paths)
+        small = (shorten(decode.decode(path), SHORT_SIDE) for path in images.files)
         pixel_file.write(file, small, len(images), SHORT_SIDE, bytes(32))
     rows = CachedRows(PixelFile(folder / "cache.pixels", SHORT_SIDE, bytes(32)), np.arange(len(images)))
     return Images(images.targets, cached=rows)
@@ -227,9 +228,10 @@ def resident_bytes() -> int:
     for status in Path("/proc").glob("[0-9]*/stat"):
         pid = status.parent.name
         try:
-            parent = status.read_text().rpartition(")")[2].split()[1]
+            parent = status.read_text(encoding="utf-8").rpartition(")")[2].split()[1]
             if own in (pid, parent):
-                total += 1024 * int(re.search(r"^Pss: *(\d+) kB", (status.parent / "smaps_rollup").read_text(), re.MULTILINE)[1])
+                sizes = re.findall(r"^Pss: *(\d+) kB", (status.parent / "smaps_rollup").read_text(encoding="utf-8"), re.MULTILINE)
+                total += 1024 * int(sizes[0])
         except OSError:
             continue  # ended meanwhile
     return total

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,7 +41,7 @@ class Setup:
     """A method's class, its arguments, the pools it trains on, and where."""
 
     method: type[Method]
-    args: Args
+    args: Any  # the method's
     pools: Pools
     device: torch.device
 
@@ -123,7 +124,7 @@ def _bare_semiformer(s: Setup) -> Update:
     """Its semi stage: labelled and strong views in one forward, weak views in eval mode without gradient, labels of the
     convolutional stream for both; one backward; AdamW without decay of vectors and of the class token."""
     args, (model, draw, _) = s.args, _by_hand(s, weak="weak" if s.args.train_resizing == "cifar" else "weak_short")
-    split = {True: [], False: []}
+    split: dict[bool, list[nn.Parameter]] = {True: [], False: []}
     for name, parameter in model.named_parameters():
         split[parameter.ndim > 1 and name != "cls_token"].append(parameter)
     groups = [{"params": split[False], "weight_decay": 0.0}, {"params": split[True], "weight_decay": args.wd}]
@@ -135,12 +136,14 @@ def _bare_semiformer(s: Setup) -> Update:
         optimizer.zero_grad(set_to_none=True)
         with autocast(args, s.device):
             streams = model(torch.cat([x, u_strong]))
-            supervised = sum(F.cross_entropy(z[: len(x)], y, label_smoothing=args.label_smoothing) for z in streams) / 2
+            conv, trans = (F.cross_entropy(z[: len(x)], y, label_smoothing=args.label_smoothing) for z in streams)
+            supervised = (conv + trans) / 2
             model.eval()
             with torch.no_grad():
                 confidence, pseudo = model(u)[0].float().softmax(1).max(1)
             model.train()
-            each = sum(F.cross_entropy(z[len(x) :], pseudo, reduction="none") for z in streams) / 2
+            conv_u, trans_u = (F.cross_entropy(z[len(x) :], pseudo, reduction="none") for z in streams)
+            each = (conv_u + trans_u) / 2
             loss = supervised + args.trade_off_self_training * (each * (confidence >= args.threshold)).mean()
         loss.backward()
         optimizer.step()
@@ -180,7 +183,9 @@ class _Draw:
 
     def __init__(self, s: Setup, weak: str = "weak") -> None:
         self.args, self.device = s.args, s.device
-        self.labeled_pixels, self.unlabeled_pixels = (part.pixels.to(s.device) for part in (s.pools.labeled, s.pools.unlabeled))
+        labeled, unlabeled = s.pools.labeled.pixels, s.pools.unlabeled.pixels
+        assert labeled is not None and unlabeled is not None, "a set in memory"
+        self.labeled_pixels, self.unlabeled_pixels = labeled.to(s.device), unlabeled.to(s.device)
         self.targets = torch.from_numpy(s.pools.labeled.targets).to(s.device)
         self.weak, self.strong = training_views((weak, "strong"), s.args)
         self.generator = torch.Generator().manual_seed(0)

@@ -6,6 +6,8 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -55,10 +57,10 @@ def rows_of_every_method(options: Options, device: torch.device) -> list[Row]:
                 case = f"{what}, {network}, bf16{', compiled' * compiled}"
                 if options.wants(case):
                     argv = [*flags, *MORE.get((name, network), []), *POSITIONAL.get(what, []), "--precision", "bf16", *["--compile"] * compiled]
-                    rows += _guarded(case, lambda: _method_rows(case, setup(name, argv, device), network, options))
+                    rows += _guarded(case, _method_rows, partial(setup, name, argv, device), network, options)
         case = f"fixmatch, {network}, bf16, against a per-image Pillow loader"
         if trains("fixmatch", network) and options.wants(case):
-            rows += _guarded(case, lambda: _loader_rows(case, setup("fixmatch", [*flags, "--precision", "bf16"], device), options))
+            rows += _guarded(case, _loader_rows, partial(setup, "fixmatch", [*flags, "--precision", "bf16"], device), options)
     return rows
 
 
@@ -76,8 +78,7 @@ def rows_of_semi_vit(options: Options, device: torch.device) -> list[Row]:
         case = f"semi_vit, ViT-S/16, 224 px, 16 + 80 images, bf16{', compiled' * compiled}"
         if options.wants(case):
             argv = [*(mixing.TINY if options.tiny else PUBLISHED), "--precision", "bf16", *["--compile"] * compiled]
-            s = setup("semi_vit", argv, device)
-            rows += _guarded(case, lambda: _semi_vit_rows(case, s, options))
+            rows += _guarded(case, _semi_vit_rows, partial(setup, "semi_vit", argv, device), options)
     return rows
 
 
@@ -90,10 +91,10 @@ def _semi_vit_rows(case: str, s: Setup, options: Options) -> list[Row]:
     ]
 
 
-def _guarded(case: str, measure: Callable[[], list[Row]]) -> list[Row]:
+def _guarded(case: str, rows: Callable[..., list[Row]], set_up: Callable[[], Setup], *more: Any) -> list[Row]:
     _forget()
     try:
-        return measure()
+        return rows(case, set_up(), *more)
     except (RuntimeError, ValueError) as error:  # out of memory, the compiler's errors, a network a method cannot train
         return [harness.skipped(case, " ".join(str(error).split())[:200])]
 

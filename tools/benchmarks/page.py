@@ -14,7 +14,7 @@ MODEL = re.compile(r"(<!-- scaling -->\n).*?(<!-- /scaling -->)", re.DOTALL)
 
 
 def main(results: Path, page: Path = PAGE) -> int:
-    page.write_text(refreshed(page.read_text(), results))
+    page.write_text(refreshed(page.read_text(encoding="utf-8"), results), encoding="utf-8")
     print(f"refreshed {page.name} from {len(list(results.glob('*.json')))} records")
     return 0
 
@@ -27,6 +27,6 @@ def refreshed(text: str, results: Path) -> str:
 
 def block(what: str, results: Path) -> str:
     """The tables of benchmark `what`, one a device."""
-    records = [json.loads(path.read_text()) for path in sorted(results.glob(f"{what}-*.json"))]
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob(f"{what}-*.json"))]
     parts = [f"{harness.heading(record)}; `{record['command']}`\n\n{harness.table(record)}\n" for record in records]
     return "\n" + "\n".join(parts or ["Not measured yet.\n"]) + "\n"

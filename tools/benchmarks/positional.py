@@ -90,7 +90,7 @@ def _memory(
         argv = [sys.executable, "-m", "benchmarks.positional", kind, str(device), precision]
         argv += [str(number) for number in (side, dim, batch, torch.get_num_threads())]
         where = Path(__file__).parent.parent
-        return lambda: float(subprocess.run(argv, capture_output=True, text=True, check=True, cwd=where).stdout)
+        return lambda: float(subprocess.run(argv, capture_output=True, encoding="utf-8", check=True, cwd=where).stdout)
 
     a, b = ((kind, peak(kind)) for kind in kinds)
     return [harness.compare(case, a, b, rounds=options.rounds_or(1), warm_up=0, ratio="a/b", unit="MiB", goal=goal)]
@@ -133,7 +133,7 @@ def forward_and_backward(
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32, cache_enabled=False):
             loss = naive(head, tokens) if kind == "naive" else head(tokens, pairs)[0]
         loss.backward()
-        gradients = [tensor.grad for tensor in wanted]
+        gradients = [tensor.grad for tensor in wanted if tensor.grad is not None]
         for tensor in wanted:
             tensor.grad = None
         return loss.detach(), gradients
@@ -144,8 +144,8 @@ def forward_and_backward(
 def naive(head: PositionHead, tokens: Tensor) -> Tensor:
     """`head`'s loss as the published code computes it: all pairs put together, then layer after layer."""
     batch, n, _ = tokens.shape
-    q = tokens[:, :, None, : head.half].expand(-1, -1, n, -1)                                     # (B, N, N, h)
-    k = tokens[:, None, :, -head.half :].expand(-1, n, -1, -1)
+    q = tokens[:, :, None, : head.middle].expand(-1, -1, n, -1)                                     # (B, N, N, h)
+    k = tokens[:, None, :, -head.middle :].expand(-1, n, -1, -1)
     y = head.classifier(head.fc2(F.gelu(head.fc1(torch.cat([q, k], dim=3)))))                     # (B, N, N, classes)
     return F.cross_entropy(y.flatten(0, 2), head.label.expand(batch, -1, -1).flatten())
 

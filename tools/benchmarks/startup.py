@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from typing import Any
 
 from benchmarks import harness
@@ -30,7 +31,7 @@ def run(options: Options) -> dict[str, Any]:
             if not options.wants(case):
                 continue
             names = ("the suite", "python, importing torch, torchvision and timm" if bare is floor else "python alone")
-            a, b = ((name, seconds(lambda text=text: python(text))) for name, text in zip(names, (code, bare), strict=True))
+            a, b = ((name, seconds(partial(python, text))) for name, text in zip(names, (code, bare), strict=True))
             row = harness.compare(case, a, b, rounds=rounds, ratio="a/b", unit="s")
             row |= {"goal": f"{goal} s of A", "met": row["a_values"]["median"] <= float(goal.split()[1])}
             rows.append(row)

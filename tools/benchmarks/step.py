@@ -92,7 +92,7 @@ def _against_the_published_loop(options: Options, device: torch.device) -> list[
         b = ("published loop, fp32", seconds(published_loop(published), 1, device))
         emulated = precision == "bf16" and device.type == "cpu" and not BF16 & {*harness.machine()["flags"]}
         rounds, warm_up = (options.rounds_or(2), 0) if emulated else (options.rounds_or(11), 2)  # minutes a step, emulated
-        notes = {"note": "this CPU has no bf16 arithmetic: emulated"} if emulated else {}
+        notes: dict[str, Any] = {"note": "this CPU has no bf16 arithmetic: emulated"} if emulated else {}
         rows.append(
             harness.compare(
                 case, a, b, rounds=rounds, warm_up=warm_up, ratio="b/a", goal=goal, work=(s.images, "images"), **notes
@@ -181,7 +181,7 @@ def _shares(options: Options, device: torch.device) -> list[Row]:
         "Mean Teacher WRN-28-2, B 16, mu 7": ("mean_teacher", WRN, ""),
         "FixMatch ResNet-18, 224 px, B 16, mu 1": ("fixmatch", RESNET18_224, "<= 8" if device.type == "cpu" else ""),
     }
-    rows = []
+    rows: list[Row] = []
     for case, (name, flags, goal) in cases.items():
         if not options.wants(f"share, {case}") or (options.tiny and rows):
             continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -40,7 +41,7 @@ def _times(of: str, flags: list[str], options: Options, device: torch.device) ->
     def suite(*more: str) -> Callable[[], Update]:
         return lambda: suite_loop(setup("semiformer", [*flags, *more], device))
 
-    cases = {
+    cases: dict[str, tuple[Any, Any, Any, str]] = {  # two (name, what makes the loop), which way round the ratio, goal
         f"semiformer step, {of}": (("suite", suite()), ("bare loop", lambda: bare_loop(s)), "a/b", "<= 1.05"),
         f"semiformer step, channels last, {of}": (
             ("channels last", suite()), ("--no-channels-last", suite("--no-channels-last")), "b/a", "",
@@ -72,13 +73,10 @@ def _memory(case: str, flags: list[str], options: Options, device: torch.device)
         return []
     if device.type == "cuda":
         s = setup("semiformer", flags, device)
-        sides = (("suite", lambda: peak_here(suite_loop, s)), ("bare loop", lambda: peak_here(bare_loop, s)))
+        a, b = partial(peak_here, suite_loop, s), partial(peak_here, bare_loop, s)
     else:
-        sides = (
-            (name, lambda which=name.split()[0]: peak_in_a_process(which, "semiformer", device, flags, 2))
-            for name in ("suite", "bare loop")
-        )
-    return [harness.compare(case, *sides, rounds=1, warm_up=0, ratio="a/b", unit="MiB", goal="<= 1.05")]
+        a, b = (partial(peak_in_a_process, name, "semiformer", device, flags, 2) for name in ("suite", "bare"))
+    return [harness.compare(case, ("suite", a), ("bare loop", b), rounds=1, warm_up=0, ratio="a/b", unit="MiB", goal="<= 1.05")]
 
 
 def peak_here(loop: Callable[[Setup], Update], s: Setup) -> float:

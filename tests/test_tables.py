@@ -8,13 +8,16 @@ import math
 import re
 import shutil
 import statistics
+import subprocess
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from ssl_bench.runs import collect, read_runs_csv, write_runs_csv
-from ssl_bench.table import main, render, summarize
+from ssl_bench.summary import table as api_table
+from ssl_bench.summary import wide
+from ssl_bench.tables import LAYOUTS, cost_table, main, main_table, render, seed_table, statistics_tables, summarize
 
 GOLDEN = Path(__file__).parent / "golden" / "table"
 STUDY = GOLDEN / "study"
@@ -50,7 +53,7 @@ def cells(text: str) -> dict[str, list[str]]:
     return {line[0]: line[1:] for line in lines}
 
 
-@pytest.mark.parametrize(("format", "file"), [("github", "table.md"), ("csv", "table.csv"), ("latex", "table.tex")])
+@pytest.mark.parametrize(("format", "file"), [("github", "table.md"), ("csv", "table.csv"), ("latex", "table.tex"), ("html", "table.html")])
 def test_golden_runs_give_the_golden_tables(format, file, capsys):
     assert main([str(STUDY), "--format", format]) == 0
     out, err = capsys.readouterr()
@@ -377,8 +380,8 @@ def test_main_with_incomplete_runs_only(tmp_path, capsys):
 
 def test_render_refuses_what_it_does_not_know(tmp_path):
     write_run(tmp_path)
-    with pytest.raises(ValueError, match="github, csv, latex"):
-        table(tmp_path, format="html")
+    with pytest.raises(ValueError, match="github, csv, latex, html"):
+        table(tmp_path, format="pdf")
     with pytest.raises(ValueError, match="no runs"):
         render(summarize(collect([])))
 
@@ -411,3 +414,112 @@ def test_a_method_that_shares_another_network_keeps_its_column(tmp_path):
     for method, arch in (("erm", "cnn"), ("fixmatch", "cnn"), ("erm", "big")):
         write_run(tmp_path, method, arch=arch)
     assert cells(table(tmp_path))["Method"] == ["Digits, big", "Digits, cnn", "Average"]
+
+
+def test_html_is_escaped_and_whole(tmp_path):
+    write_run(tmp_path, "<script>alert(1)</script>", data='a"b&c', top1=(60.0,))
+    text = table(tmp_path, format="html")
+    assert "<script" not in text and '<th scope="row">&lt;script&gt;alert(1)&lt;/script&gt;</th>' in text
+    assert '<th scope="col">a&quot;b&amp;c</th>' in text and "<strong>60.0</strong> (1)" in text and text.count("<table>") == 1
+
+
+def test_latex_compiles(tmp_path):
+    program = shutil.which("pdflatex")
+    if program is None:
+        pytest.skip("pdflatex is not installed")
+    write_run(tmp_path / "runs", "a_b%c&d#e$f{g}h~i^j\\k", data="[x]|<b>*")
+    texts = [table(tmp_path / "runs", format="latex")]
+    frame = collect([STUDY])
+    texts += [LAYOUTS["latex"](each) for each in (main_table(summarize(frame)), seed_table(frame, "val", "top1"), cost_table(frame))]
+    texts += [LAYOUTS["latex"](each) for each in statistics_tables(six_blocks(tmp_path / "six"), "last", "top1", "columns", "")[0]]
+    page = "\n".join([r"\documentclass{article}\usepackage{booktabs}\begin{document}", *texts, r"\end{document}"])
+    (tmp_path / "page.tex").write_text(page, encoding="utf-8")
+    done = subprocess.run([program, "-interaction=nonstopmode", "-halt-on-error", "page.tex"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and (tmp_path / "page.pdf").is_file(), done.stdout[-2000:]
+
+
+def six_blocks(log: Path) -> pd.DataFrame:
+    """Three methods on six data sets, a is best everywhere; d lacks one of them; two seeds."""
+    for k in range(6):
+        for seed in range(2):
+            for method, value in (("a", 80.0 + k), ("b", 70.0 + 2 * k), ("c", 70.0 - k)):
+                write_run(log, method, data=f"Set{k}", seed=seed, top1=(value + seed,))
+            if k:
+                write_run(log, "d", data=f"Set{k}", seed=seed, top1=(99.0,))
+    write_run(log, "erm", data="Set0", top1=(99.0,), oracle=True)
+    return collect([log])
+
+
+def test_of_runs_without_a_result_there_are_no_statistics_and_no_other_table_is_lost(tmp_path, capsys):
+    for seed in range(2):
+        write_run(tmp_path / "runs", seed=seed, top1=None)
+    assert main([str(tmp_path / "runs"), "--statistics", "--seeds", "--cost", "--runs-csv", ""]) == 0
+    out, err = capsys.readouterr()
+    assert "fixmatch" in out and "Nothing to compare: 0 methods with a value in every column.\n" in err
+
+
+def test_statistics_are_over_blocks_that_all_methods_have(tmp_path):
+    frame = six_blocks(tmp_path)
+    (ranks, pairs), reason = statistics_tables(frame, "last", "top1", "columns", "")
+    assert [[cell.text for cell in row] for row in ranks.body] == [
+        ["a", "1.00", "83.0", "12/0/0"], ["b", "2.08", "75.5", "5/1/6"], ["c", "2.92", "68.0", "0/1/11"],
+    ] and reason == ""  # fmt: skip
+    assert "3 methods over 6 blocks" in ranks.caption and "Nemenyi critical difference 1.35" in ranks.caption and "Friedman" in ranks.caption
+    assert ranks.foot == "Left out: d (lacks 1 of 6)."
+    assert [cell.text for cell in pairs.body[0]] == ["a", "b", "6/0/0", "+7.5 [+6.2, +8.8]", "0.031", "0.094"]
+    (_, few), _ = statistics_tables(frame, "last", "top1", "seeds", "a")
+    assert len(few.body) == 2 and "12 blocks: seeds of the table's columns (6 columns; seeds of one data set are no independent" in few.caption
+
+
+def test_too_few_blocks_or_methods_are_a_sentence_and_no_numbers(tmp_path, capsys):
+    assert main([str(STUDY), "--statistics", "--runs-csv", ""]) == 0
+    out, err = capsys.readouterr()
+    assert "note: No statistics over 2 blocks" in err and "--blocks seeds" in err and "Average rank" not in out
+    assert "Left out: fixmatch (threshold=0.8) (lacks 1 of 2), pseudo_label (lacks 2 of 2)." in err
+    write_run(tmp_path)
+    assert main([str(tmp_path), "--statistics", "--runs-csv", ""]) == 0
+    assert "Nothing to compare: 1 method " in capsys.readouterr().err
+    assert main([str(tmp_path), "--statistics", "--format", "csv", "--runs-csv", ""]) == 2
+    six_blocks(tmp_path / "six")
+    assert main([str(tmp_path / "six"), "--statistics", "--against", "z", "--runs-csv", ""]) == 2
+    assert "among the compared a, b, c" in capsys.readouterr().err
+
+
+def test_seeds_and_costs_are_shown_cell_by_cell(tmp_path, capsys):
+    for seed, device in enumerate(("cpu", "gpu")):
+        path = write_run(tmp_path, seed=seed, top1=(60.0 + seed,)) / "result.json"
+        more = {"minutes": 2.0 + seed, "processes": 2, "device": device, "images_per_second": 1000.0}
+        path.write_text(json.dumps({**json.loads(path.read_text()), **more}))
+    write_run(tmp_path, "pi_model", seed=2, top1=None)
+    assert main([str(tmp_path), "--seeds", "--cost", "--runs-csv", ""]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"\| fixmatch +\| +60.0 \| +61.0 \| +– \| +60.5 ± 0.7 \(2/3\) \|", out)
+    assert re.search(r"\| fixmatch +\| +5.0 \| +1,000 \| +2 \|", out) and "On cpu, gpu." in out and "do not compare" in out
+    assert main([str(tmp_path), "--seeds", "--format", "csv", "--runs-csv", ""]) == 0
+    assert "fixmatch,,Digits,4,net,1,61.0,top1,last" in capsys.readouterr().out
+    assert main([str(tmp_path), "--seeds", "--cost", "--format", "csv"]) == 2
+
+
+def test_python_has_the_same_numbers(tmp_path):
+    found = api_table(STUDY)
+    pd.testing.assert_frame_equal(found, summarize(collect([STUDY])), check_like=True)
+    seeds = pd.DataFrame(found.attrs["seeds"])
+    means = seeds.groupby(["method", "variant", "data"])["value"].mean()
+    assert means["erm", "", "CIFAR100"] == found.iloc[0]["mean"] == wide(found).iloc[0, 0] and len(seeds) == 19
+    assert wide(found).shape[1] == 2 and wide(found).index.names == ["method", "variant"]
+
+
+def test_a_published_number_makes_no_network_one_that_a_method_has_alone(tmp_path, capsys):
+    """As on the page: a network of one own method stands below, whoever published numbers for the data set."""
+    for method in ("erm", "fixmatch"):
+        write_run(tmp_path / "runs", method, data="CIFAR10", arch="wrn_28_2", top1=(80.0,))
+    write_run(tmp_path / "runs", "mean_teacher", data="CIFAR10", arch="vit_tiny", top1=(70.0,))
+    assert main([str(tmp_path / "runs"), "--published", "tllib_moco", "--runs-csv", ""]) == 0
+    text = capsys.readouterr().out
+    assert "On a network of its own, vit_tiny (CIFAR10): mean_teacher 70.0 (1)." in text and "Average" not in text
+
+
+@pytest.mark.parametrize("flags", [["--against", "erm"], ["--blocks", "seeds"]])
+def test_flags_of_statistics_alone_are_refused(tmp_path, capsys, flags):
+    write_run(tmp_path, "erm")
+    assert main([str(tmp_path), *flags]) == 2 and "--statistics" in capsys.readouterr().err
