@@ -35,24 +35,27 @@ class Evaluation:
     confidence: np.ndarray  # (N,) float32
 
     @property
+    def images(self) -> Predictions:
+        """As `curves` counts them."""
+        confidence = np.minimum(self.confidence.astype(np.float64), 1.0)  # a softmax in float32 may add up to a little more
+        return Predictions(self.target.astype(np.int64), self.prediction.astype(np.int64), confidence)
+
+    @property
     def ece(self) -> float:
         """Expected calibration error, percent, of BINS bins: see `curves.ece`."""
-        confidence = np.minimum(self.confidence.astype(np.float64), 1.0)  # a softmax in float32 may add up to a little more
-        images = Predictions(self.target.astype(np.int64), self.prediction.astype(np.int64), confidence)
-        return 100 * curves.ece(curves.reliability(images))
+        return 100 * curves.ece(curves.reliability(self.images))
 
     def by_class(self, classes: Sequence[str]) -> list[dict[str, Any]]:
         """name, images, top1 (percent), most_taken_for and times, worst class first; classes without an image are left out."""
-        confusion = np.zeros((len(classes), len(classes)), np.int64)
-        np.add.at(confusion, (self.target, self.prediction), 1)
+        images = self.images
+        share, count = curves.per_class(images, len(classes))
+        taken: dict[int, tuple[str, int]] = {}
+        for true, predicted, times in curves.confused(images, len(images.target)):
+            taken.setdefault(true, (classes[predicted], times))
         rows = []
-        for c, counts in enumerate(confusion):
-            if counts.sum():
-                wrong = counts.copy()
-                wrong[c] = 0
-                other = int(wrong.argmax()) if wrong.any() else None
-                rows.append(dict(name=classes[c], images=int(counts.sum()), top1=100 * float(counts[c] / counts.sum()),
-                                 most_taken_for=None if other is None else classes[other], times=0 if other is None else int(wrong[other])))  # fmt: skip
+        for c in np.flatnonzero(count).tolist():
+            other, times = taken.get(c, (None, 0))
+            rows.append(dict(name=classes[c], images=int(count[c]), top1=100 * float(share[c]), most_taken_for=other, times=times))
         return sorted(rows, key=lambda row: row["top1"])
 
 

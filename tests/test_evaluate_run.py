@@ -11,7 +11,7 @@ from conftest import TINY, only_run
 from PIL import Image
 
 from ssl_bench import catalog, curves, launch
-from ssl_bench.evaluate_run import main
+from ssl_bench.evaluate_run import Evaluation, main
 
 
 @pytest.fixture(scope="module")
@@ -86,3 +86,14 @@ def test_other_classes_and_what_is_not_there_are_one_line(run, folder, capsys):
         assert main([str(run), *argv, "--device", "cpu"]) == 1
         err = capsys.readouterr().err
         assert err.startswith("ssl-bench evaluate: error: ") and message in err and err.count("\n") == 1
+
+
+def test_classes_are_counted_by_hand_and_100_000_of_them_take_no_matrix():
+    names = [f"c{i}" for i in range(100_000)]
+    target, prediction = np.array([[0, 0, 0, 0, 7, 99_999, 99_999], [1, 2, 2, 0, 7, 5, 3]], np.int32)
+    found = Evaluation({}, target, prediction, np.full(7, 0.5, np.float32))
+    assert found.by_class(names) == [
+        dict(name="c99999", images=2, top1=0.0, most_taken_for="c3", times=1),  # of as many the first
+        dict(name="c0", images=4, top1=25.0, most_taken_for="c2", times=2),
+        dict(name="c7", images=1, top1=100.0, most_taken_for=None, times=0),
+    ]
