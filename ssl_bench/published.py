@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,12 @@ def read(name: str) -> pd.DataFrame:
         known = {*shipped, *(word for word in first if first.count(word) > 1)}
         raise ValueError(flags.nearest(name, sorted(known), "published table") + " (or the path of a .csv file)")
     return pd.concat([_parse(stem, f"{stem}.csv", shipped[stem]) for stem in wanted], ignore_index=True)
+
+
+def read_all(names: Sequence[str]) -> pd.DataFrame | None:
+    """All numbers of the named tables, each once; None without a name.  Raises as `read`."""
+    numbers = [read(name) for name in dict.fromkeys(names)]
+    return pd.concat(numbers).drop_duplicates() if numbers else None
 
 
 def _shipped() -> dict[str, bytes]:

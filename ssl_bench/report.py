@@ -166,7 +166,7 @@ def _figures(frame: pd.DataFrame, found: dict[str, list[Path]]) -> dict[str, Any
         from ssl_bench.drawing import render
         from ssl_bench.gallery import Gallery
     except ModuleNotFoundError as error:
-        if not (error.name or "").startswith(("matplotlib", "scikit_posthocs")):
+        if not (error.name or "").startswith("matplotlib"):
             raise
         return {"figures": [], "figures_missing": 'There are none: they need matplotlib (pip install "ssl-bench[report]").'}
     states = dict(zip(frame["folder"], frame["state"], strict=True))
@@ -253,12 +253,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also show published numbers for the same data and labels: tllib, ..., or a .csv file; may be repeated")  # fmt: skip
 
 
-def read_published(names: Sequence[str]) -> pd.DataFrame | None:
-    """All numbers of the named tables, once; None without a name."""
-    numbers = [published.read(name) for name in dict.fromkeys(names)]
-    return pd.concat(numbers).drop_duplicates() if numbers else None
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """``ssl-bench report``: writes the page; returns 0, or 2 after one line on stderr where there is nothing to show."""
     parser = WordParser(prog="ssl-bench report", description="One HTML file of all runs, that needs no network.")
@@ -266,7 +260,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", metavar="FILE", default="report.html", help="the page (default: %(default)s)")
     options = parser.parse_args(argv)
     try:
-        data = page_data(options.folders, read_published(options.published))
+        data = page_data(options.folders, published.read_all(options.published))
         content, out = page(data, options.title), Path(options.out)
         out.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(out, content)

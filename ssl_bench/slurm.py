@@ -27,6 +27,7 @@ from ssl_bench import run_state
 from ssl_bench.atomic import write_json
 from ssl_bench.flags import FlagError
 from ssl_bench.interrupt import Interrupted
+from ssl_bench.messages import reason_of
 from ssl_bench.plan import Event, Run
 
 TICK = 2.0  # seconds between questions to the cluster
@@ -216,7 +217,7 @@ def _submit(runs: Sequence[Run], executor: Any) -> dict[Run, str]:
 
 
 def _refused(error: Exception) -> FlagError:
-    return FlagError(f"--launcher slurm: {' '.join(str(error).split()) or type(error).__name__}")
+    return FlagError(f"--launcher slurm: {reason_of(error)}")
 
 
 def _job(run: Run) -> str:

@@ -225,15 +225,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--runs-csv", metavar="FILE", default="results/runs.csv", help="one row a run; '' for none (default: %(default)s)")
     options = parser.parse_args(argv)
     try:
-        numbers = [published.read(name) for name in dict.fromkeys(options.published)]
-        if numbers and options.metric != "top1":
+        numbers = published.read_all(options.published)
+        if numbers is not None and options.metric != "top1":
             raise ValueError(f"published numbers are top-1 accuracies: leave out --metric {options.metric}")
         if not options.statistics and (options.against or options.blocks != "columns"):
             raise ValueError("--against and --blocks are for --statistics: add it")
         if options.format == "csv" and options.seeds + options.cost + options.statistics > 1:
             raise ValueError("a csv holds one table: give one of --seeds, --cost and --statistics")
-        frame = collect([] if numbers and options.folders == RUNS and not Path(*RUNS).exists() else options.folders)
-        if frame.empty and not numbers:
+        frame = collect([] if numbers is not None and options.folders == RUNS and not Path(*RUNS).exists() else options.folders)
+        if frame.empty and numbers is None:
             raise ValueError(f"no runs found in {', '.join(options.folders)}; a run is a folder with an args.json")
         text = _asked_for(frame, numbers, options)
         print(text, end="")
@@ -252,7 +252,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _asked_for(frame: pd.DataFrame, numbers: Sequence[pd.DataFrame], options: argparse.Namespace) -> str:
+def _asked_for(frame: pd.DataFrame, numbers: pd.DataFrame | None, options: argparse.Namespace) -> str:
     rule = options.select, options.metric
     if options.format == "csv" and options.seeds:
         return csv_text(per_seed(frame, *rule).assign(metric=options.metric, select=options.select))
@@ -264,8 +264,8 @@ def _asked_for(frame: pd.DataFrame, numbers: Sequence[pd.DataFrame], options: ar
             raise ValueError(found.reason)
         return csv_text(comparison.pairs_frame(found, options.against))
     summary = summarize(frame, *rule)
-    if numbers:
-        summary = with_published(summary, pd.concat(numbers).drop_duplicates())
+    if numbers is not None:
+        summary = with_published(summary, numbers)
         if not any(summary["published"]):
             note = "nothing published there for these data sets and labels per class; a folder without runs shows all"
             print(f"note: {note}", file=sys.stderr)

@@ -19,9 +19,9 @@ from typing import Any
 
 import pandas as pd
 
-from ssl_bench import run_state
+from ssl_bench import published, run_state
 from ssl_bench.messages import refuse
-from ssl_bench.report import add_arguments, embedded, page, page_data, read_published
+from ssl_bench.report import add_arguments, embedded, page, page_data
 from ssl_bench.word_parser import WordParser
 
 ADDRESS = "127.0.0.1"  # nobody else on the network is asked who they are, so nobody else may ask
@@ -166,7 +166,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not 0 <= options.port <= 65535:
         return refuse("ssl-bench watch", f"--port is 0 to 65535, got {options.port}", 2)
     try:
-        serving = server(options.folders, options.title, read_published(options.published), options.port)
+        serving = server(options.folders, options.title, published.read_all(options.published), options.port)
     except (OSError, ValueError) as error:
         taken = isinstance(error, OSError) and error.errno in (errno.EADDRINUSE, errno.EACCES)
         what = f"port {options.port} is not free: name another with --port, or 0 for any" if taken else str(error)

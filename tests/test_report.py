@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from test_tables import six_blocks, write_run
 
-from ssl_bench import catalog, defaults, flags, launch, record, report, run_details, run_state
+from ssl_bench import catalog, defaults, flags, launch, published, record, report, run_details, run_state
 from ssl_bench.runs import collect, write_runs_csv
 from ssl_bench.tables import statistics_tables
 
@@ -199,7 +199,7 @@ def test_of_too_many_runs_the_numbers_stay(tmp_path, monkeypatch):
 
 def test_runs_csv_and_published_numbers_are_enough(tmp_path):
     write_run(tmp_path / "log", data="CIFAR100", labels=4, arch="resnet50")
-    data = report.page_data([tmp_path / "log"], report.read_published(["tllib"]), figures=False)
+    data = report.page_data([tmp_path / "log"], published.read_all(["tllib"]), figures=False)
     assert {line["data"] for line in data["published"]} == {"CIFAR100"} and all(line["source"] for line in data["published"])
     report.page(data, "x")
     write_runs_csv(collect([tmp_path / "log"]), tmp_path / "runs.csv")

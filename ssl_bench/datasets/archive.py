@@ -12,6 +12,8 @@ import zlib
 from collections.abc import Iterator, Sequence
 from typing import IO, cast
 
+from ssl_bench.messages import reason_of
+
 _TAR = (".tar", ".tar.gz", ".tgz")
 _STAGING = ".unpacking"
 FREE = 2**30
@@ -19,6 +21,8 @@ FREE = 2**30
 RATIO = 100
 """Beyond them, how many times its own size an archive may unpack to: of photographs it is about 1, of lists of text 10."""
 _FAR_TOO_LARGE = f"it would take more than {RATIO} times its own size on the disk, as no data set does"
+# zipfile: NotImplementedError of a packing it does not know, RuntimeError of a password.
+_DAMAGED = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
 _HEADER = 2**24  # bytes of a tar's header that are read at once; a long name has some hundred
 
 
@@ -78,7 +82,7 @@ def crc_error(path: str, name: str) -> str | None:
         with gzip.open(path) as file:
             while file.read(1 << 20):
                 pass
-    except (tarfile.TarError, gzip.BadGzipFile, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except _DAMAGED as error:
         return f"it is damaged ({error})"
     return None
 
@@ -90,9 +94,8 @@ def _extract(path: str, folder: str) -> None:
             _extract_zip(path, folder)
         else:
             _extract_tar(path, folder)
-    # zipfile: NotImplementedError of a packing it does not know, RuntimeError of a password.
-    except (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise BadArchive(f"{path} cannot be unpacked: {' '.join(str(error).split()) or type(error).__name__}") from error
+    except _DAMAGED as error:
+        raise BadArchive(f"{path} cannot be unpacked: {reason_of(error)}") from error
 
 
 class _Bounded:
